@@ -1,0 +1,57 @@
+# Two commands: `make lab` and `make test`. Each sets up what it needs the first time, and works alone.
+# `make help` lists the rest.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data lab course test lint unit lessons store bench-quality bench-checkpoint clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 26
+
+setup: $(READY)  ## the environment only
+
+# The stamp is written last: an environment whose set-up was interrupted has none, and is made again from the start.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+	  echo "Say which one to use: make PYTHON=python3.12 lab"; exit 2; }
+	@echo "Making the environment in $(VENV) (a few minutes, once) …"
+	@rm -f $(READY)
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[teach,test]'
+	@touch $(READY)
+
+data: $(READY)
+	@$(BIN)/python -m mvae.data.movielens
+
+lab: data  ## open JupyterLab on lesson 1
+	@$(BIN)/python scripts/lab.py
+
+course: data  ## run every lesson without a screen, into build/course/
+	@$(BIN)/python scripts/course.py
+
+test: data lint unit lessons  ## everything CI checks: ruff, mypy, pytest, pytest --nbval
+
+lint: $(READY)  ## ruff and mypy only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: data  ## the tests without the lessons
+	$(BIN)/python -m pytest
+
+lessons: data  ## the lessons as tests: every stored output is compared
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 300 notebooks
+
+store: data  ## run the lessons and store their outputs in notebooks/
+	$(BIN)/python scripts/course.py --store
+
+bench-quality: data  ## the README's table: NDCG@100 on ML-100K (about an hour)
+	$(BIN)/python -m benchmarks.quality
+
+clean:  ## remove the environment and what was made; fetched data stays
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -1,0 +1,156 @@
+"""Two Lightning callbacks: what happened in a run, as a table, and how far it is, on the screen."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+from lightning.pytorch.callbacks import Callback
+
+
+class History(Callback):
+    """One row for every optimizer step; the last row of an epoch carries the validation losses and metrics too.
+
+    The table has ``step`` (optimizer steps done, 1 for the first), ``epoch``, ``beta`` and ``lr`` (both as used in
+    that step), and what the model logged: ``train_loss``, ``val_loss``, ``val_ndcg@100``, …
+
+    Args:
+        path: CSV file for the table, written when training ends. A resumed run continues the file it finds there.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    @property
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows)
+
+    def on_train_start(self, trainer: L.Trainer, model: L.LightningModule) -> None:
+        if trainer.global_step > 0 and self.path is not None and self.path.exists():
+            earlier = pd.read_csv(self.path)
+            self.rows = earlier[earlier["step"] <= trainer.global_step].to_dict("records")
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, model: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        row = {"step": trainer.global_step + 1, "epoch": trainer.current_epoch}
+        row["beta"] = float(getattr(model, "beta", 0.0))
+        row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        self.rows.append(row)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self._note(trainer, "train_")
+
+    def on_validation_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._note(trainer, "val_")
+
+    def _note(self, trainer: L.Trainer, prefix: str) -> None:
+        logged = trainer.callback_metrics.items()
+        self.rows[-1].update({name: float(value) for name, value in logged if name.startswith(prefix)})
+
+    def on_fit_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:
+        if self.path is not None:
+            write_whole(self.path, self.table.to_csv(index=False))
+
+    def on_exception(self, trainer: L.Trainer, model: L.LightningModule, exception: BaseException) -> None:
+        self.on_fit_end(trainer, model)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that the old one stands until the new one is complete."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8"
+    ) as part:
+        part.write(text)
+    os.chmod(part.name, 0o644)
+    os.replace(part.name, path)
+
+
+class Progress(Callback):
+    """A live bar over the epochs, in a terminal or in a notebook; nothing where nobody is looking.
+
+    In a notebook the bar removes itself when training ends, so that no dead bar is stored with the page.
+    """
+
+    def on_fit_start(self, trainer: L.Trainer, model: L.LightningModule) -> None:
+        self.bar = _bar_for_this_screen()
+        self.total = trainer.max_epochs or 0
+
+    def on_train_epoch_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        shown = {"loss": "val_loss", "NDCG@100": "val_ndcg@100"}
+        text = " · ".join(
+            f"{name} {float(metrics[key]):.4g}" for name, key in shown.items() if key in metrics
+        )
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self.bar.update(
+            trainer.current_epoch + 1, self.total, f"{text} · β {getattr(model, 'beta', 0):.3f} · lr {lr:.1e}"
+        )
+
+    def on_fit_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:
+        self.bar.close()
+
+    def on_exception(self, trainer: L.Trainer, model: L.LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+
+class _NoBar:
+    def update(self, done: int, total: int, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _TerminalBar(_NoBar):
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("epoch {task.completed}/{task.total}"), BarColumn(), TimeElapsedColumn())
+        self.progress = Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True))
+        self.task = self.progress.add_task("", total=None)
+        self.progress.start()
+
+    def update(self, done: int, total: int, text: str) -> None:
+        self.progress.update(self.task, completed=done, total=total, description=text)
+
+    def close(self) -> None:
+        self.progress.stop()
+
+
+class _NotebookBar(_NoBar):
+    """One output that is overwritten in place, and empty again at the end: so it is stored empty, and compares
+    equal to what a run without a screen leaves."""
+
+    EMPTY = {"text/plain": ""}
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self.handle = display(self.EMPTY, raw=True, display_id=True)
+
+    def update(self, done: int, total: int, text: str) -> None:
+        html = (
+            f'<progress value="{done}" max="{total}" style="width: 16em; vertical-align: middle"></progress> '
+            f"epoch {done}/{total} · {text}"
+        )
+        self.handle.update({"text/html": html, "text/plain": f"epoch {done}/{total} · {text}"}, raw=True)
+
+    def close(self) -> None:
+        self.handle.update(self.EMPTY, raw=True)
+
+
+def _bar_for_this_screen() -> _NoBar:
+    if "ipykernel" in sys.modules and "IPython" in sys.modules:
+        from IPython import get_ipython
+
+        if getattr(get_ipython(), "kernel", None) is not None:
+            return _NotebookBar()
+    return _TerminalBar() if sys.stderr.isatty() else _NoBar()

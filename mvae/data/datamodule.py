@@ -1,0 +1,134 @@
+"""The split of Liang et al. 2018 ("strong generalisation"), as a Lightning data module."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import lightning as L
+import numpy as np
+import scipy.sparse as sp
+
+from ..errors import DataError
+from .interactions import Interactions
+from .loader import CSRLoader
+
+
+class InteractionsDataModule(L.LightningDataModule):
+    """Users the model trains on, and users it has never seen to validate and test it.
+
+    Of each held-out user, ``fold_in`` of the items are shown to the model and the rest are to be predicted
+    (Liang et al. 2018, section 4.1).
+
+    The item vocabulary travels in the checkpoint: Lightning saves :meth:`state_dict` under this class's name.
+
+    Args:
+        interactions: the data.
+        batch_size: users per training batch.
+        num_val_users, num_test_users: users held out. Default: 100 and 200, or a fifth and a quarter of the users
+            where there are too few for that.
+        fold_in: share of a held-out user's items that the model is shown.
+        seed: decides the split and the order of the training batches.
+
+    Raises:
+        DataError: not enough users, or a held-out user with a single item.
+    """
+
+    def __init__(
+        self,
+        interactions: Interactions,
+        *,
+        batch_size: int = 128,
+        num_val_users: int | None = None,
+        num_test_users: int | None = None,
+        fold_in: float = 0.8,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise DataError(f"batch_size is {batch_size}; expected at least 1.")
+        if not 0 < fold_in < 1:
+            raise DataError(f"fold_in is {fold_in}; expected a share between 0 and 1, such as 0.8.")
+        self.interactions = interactions
+        self.batch_size = batch_size
+        self.seed = seed
+        n = interactions.num_users
+        num_val = min(100, n // 5) if num_val_users is None else num_val_users
+        num_test = min(200, n // 4) if num_test_users is None else num_test_users
+        if num_val < 1 or num_test < 1 or num_val + num_test >= n:
+            raise DataError(
+                f"{n} users cannot be split into {num_val} for validation, {num_test} for test and at least 1 to "
+                "train on. Pass a smaller num_val_users and num_test_users, or use more data."
+            )
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(n)
+        matrix = interactions.matrix
+        self.train = matrix[np.sort(order[num_val + num_test :])]
+        self.val_fold_in, self.val_held_out = split_items(matrix[order[:num_val]], fold_in, rng)
+        test_rows = order[num_val : num_val + num_test]
+        self.test_fold_in, self.test_held_out = split_items(matrix[test_rows], fold_in, rng)
+
+    @property
+    def num_items(self) -> int:
+        """Columns of the matrix: what ``MultiVAE(num_items=…)`` must be given."""
+        return self.interactions.num_items
+
+    @property
+    def item_ids(self) -> list[Hashable]:
+        """The item vocabulary: column → item id."""
+        return list(self.interactions.item_ids)
+
+    def train_dataloader(self) -> CSRLoader:
+        return CSRLoader(self.train, batch_size=self.batch_size, shuffle=True, seed=self.seed)
+
+    def val_dataloader(self) -> CSRLoader:
+        return CSRLoader(self.val_fold_in, self.val_held_out, batch_size=1024)
+
+    def test_dataloader(self) -> CSRLoader:
+        return CSRLoader(self.test_fold_in, self.test_held_out, batch_size=1024)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning puts into the checkpoint: the vocabulary, as plain ints or strings."""
+        return {"item_ids": self.item_ids}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Called when training resumes from a checkpoint.
+
+        Raises:
+            DataError: the checkpoint was trained on other items, or on the same ones in another order.
+        """
+        saved, here = list(state_dict["item_ids"]), self.item_ids
+        if saved == here:
+            return
+        missing, new = len(set(saved) - set(here)), len(set(here) - set(saved))
+        what = (
+            f"{missing:,} of its items are not in this data, {new:,} here are not in it"
+            if missing + new
+            else ("the same items stand in another order")
+        )
+        raise DataError(
+            f"The checkpoint was trained on {len(saved):,} items and this data has {len(here):,}: {what}. "
+            "Resume on the data it was trained on, or carry its rows over by item id first."
+        )
+
+
+def split_items(
+    matrix: sp.csr_matrix, fold_in: float, rng: np.random.Generator
+) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """Split each row's items into a part that is shown and a part to predict (at least one item each)."""
+    counts = np.diff(matrix.indptr)
+    if counts.min(initial=2) < 2:
+        raise DataError(
+            "A held-out user has fewer than 2 items, so there is nothing left to predict. "
+            "Build the interactions with min_per_user of at least 2 (5 is usual)."
+        )
+    shown = np.ones(matrix.nnz, dtype=bool)
+    for start, count in zip(matrix.indptr, counts, strict=False):
+        num_hidden = max(1, int((1 - fold_in) * count + 1e-9))
+        shown[start + rng.choice(count, size=num_hidden, replace=False)] = False
+    return _keep(matrix, shown), _keep(matrix, ~shown)
+
+
+def _keep(matrix: sp.csr_matrix, entries: np.ndarray) -> sp.csr_matrix:
+    indptr = np.concatenate([[0], np.cumsum(entries)])[matrix.indptr]
+    return sp.csr_matrix((matrix.data[entries], matrix.indices[entries], indptr), shape=matrix.shape)

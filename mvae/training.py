@@ -1,0 +1,129 @@
+"""fit(): the Trainer and its callbacks, wired as in lesson 02."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+
+from .callbacks import History, Progress
+from .data.datamodule import InteractionsDataModule
+from .model import MultiVAE
+
+#: Hyperparameters that do better than the class's own on small sets; the README's table says by how much.
+SMALL_DATA: dict[str, Any] = {"kl_max_weight": 1.0, "kl_anneal_steps": 1000}
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What :func:`fit` leaves.
+
+    Attributes:
+        model: the model with the weights of the best epoch.
+        checkpoint: the file they are in.
+        history: one row a step (:class:`~mvae.callbacks.History`), also in ``history.csv`` beside the checkpoint.
+        trainer: the Trainer, as it stood at the end.
+    """
+
+    model: MultiVAE
+    checkpoint: Path
+    history: pd.DataFrame
+    trainer: L.Trainer
+
+    @property
+    def epochs(self) -> pd.DataFrame:
+        """The rows of the history that end an epoch: lr, losses and metrics, one row an epoch."""
+        return self.history.dropna(subset=["val_loss"]).reset_index(drop=True)
+
+
+def fit(
+    datamodule: InteractionsDataModule,
+    model: MultiVAE | None = None,
+    *,
+    out: str | Path = "checkpoints",
+    max_epochs: int = 200,
+    patience: int = 20,
+    seed: int = 0,
+    save_last: bool = False,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+    ckpt_path: str | Path | None = None,
+    **trainer_options: Any,
+) -> FitResult:
+    """Train until ``val_loss`` has not fallen for ``patience`` epochs, and keep the best epoch's checkpoint.
+
+    Args:
+        datamodule: the data.
+        model: what to train; by default a new ``MultiVAE(datamodule.num_items, **SMALL_DATA)``.
+        out: folder for the checkpoint and ``history.csv``.
+        max_epochs: stop here at the latest.
+        patience: epochs without a lower ``val_loss`` before training stops.
+        seed: seeds Python, NumPy and torch before the default model is made and trained.
+        save_last: also keep ``last.ckpt``, the newest epoch.
+        progress: show a live bar where there is a screen.
+        callbacks: more Lightning callbacks.
+        ckpt_path: a checkpoint to resume from.
+        trainer_options: anything else for ``lightning.Trainer``, such as ``precision="bf16-mixed"``.
+
+    Raises:
+        DataError: ``ckpt_path`` was trained on another item vocabulary.
+    """
+    out = Path(out)
+    L.seed_everything(seed, verbose=False)
+    if model is None:
+        model = MultiVAE(datamodule.num_items, **SMALL_DATA)
+    history = History(out / "history.csv")
+    saver = ModelCheckpoint(
+        dirpath=out,
+        filename="multi-vae-{epoch:02d}-{val_loss:.4f}",
+        monitor="val_loss",
+        mode="min",
+        save_top_k=1,
+        save_last=save_last,
+        verbose=True,
+    )
+    stopper = EarlyStopping(monitor="val_loss", mode="min", patience=patience)
+    wired: list[Callback] = [history, stopper, *callbacks, saver]
+    if progress:
+        wired.append(Progress())
+    with quiet():
+        trainer = L.Trainer(
+            max_epochs=max_epochs,
+            callbacks=wired,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            **{"devices": 1, "log_every_n_steps": 1} | trainer_options,
+        )
+        trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+    if not saver.best_model_path:
+        raise RuntimeError(
+            "Training ended without a checkpoint: val_loss was never a finite number. Lower lr."
+        )
+    best = Path(saver.best_model_path)
+    best_model = type(model).load_from_checkpoint(best, map_location=model.device, weights_only=True)
+    return FitResult(best_model.eval(), best, history.table, trainer)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide Lightning's banners, tips and advice; warnings and errors about the run itself come through."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for advice in (".*does not have many workers.*", ".*is not empty.*", ".*log_every_n_steps.*"):
+                warnings.filterwarnings("ignore", advice)
+            yield
+    finally:
+        logger.setLevel(level)

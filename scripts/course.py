@@ -1,0 +1,98 @@
+"""Run the lessons without a screen.
+
+    python scripts/course.py                     every lesson into build/course/, as notebook and HTML
+    python scripts/course.py --store 02 04       run lessons 02 and 04 and store their outputs in notebooks/
+
+Exit status 1 when a lesson stops with an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+
+ROOT = Path(__file__).resolve().parents[1]
+LESSONS = ROOT / "notebooks"
+CELL_TIMEOUT_SECONDS = 300
+
+
+def run(path: Path) -> nbformat.NotebookNode:
+    """Execute a notebook as JupyterLab does, in its own folder, on a fresh kernel."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT_SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
+    return notebook
+
+
+def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Leave out what changes by itself from run to run, so that a diff shows what somebody changed."""
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        tags = cell.metadata.get("tags")
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+    return notebook
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("lessons", nargs="*", help="numbers such as 02; all of them by default")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "course")
+    parser.add_argument("--store", action="store_true", help="store the outputs in notebooks/ itself")
+    options = parser.parse_args()
+    # The kernel's "frozen modules" notice is about debuggers; the lessons do not use one.
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+
+    paths = [
+        p
+        for p in sorted(LESSONS.glob("[0-9][0-9]_*.ipynb"))
+        if not options.lessons or p.name[:2] in options.lessons
+    ]
+    if not paths:
+        sys.exit(f"No lesson called {' '.join(options.lessons)} in {LESSONS}.")
+    if not options.store:
+        options.out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for number, path in enumerate(paths, start=1):
+        print(f"[{number}/{len(paths)}] {path.stem:<14} ", end="", flush=True)
+        start = time.monotonic()
+        try:
+            notebook = run(path)
+        except CellExecutionError as error:
+            failed += 1
+            print(f"stopped after {time.monotonic() - start:.0f} s\n{error}")
+            continue
+        print(f"ran in {time.monotonic() - start:.0f} s", flush=True)
+        if options.store:
+            nbformat.write(tidy(notebook), path)
+        else:
+            nbformat.write(notebook, options.out / path.name)
+            html, _ = HTMLExporter().from_notebook_node(notebook)
+            (options.out / f"{path.stem}.html").write_text(html, encoding="utf-8")
+    if not options.store and not failed:
+        shown = options.out.relative_to(Path.cwd()) if options.out.is_relative_to(Path.cwd()) else options.out
+        print(f"Open {shown}/{paths[0].stem}.html in a browser.")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
