@@ -1,0 +1,9 @@
+"""The one error this package raises about a file."""
+
+
+class CheckpointError(ValueError):
+    """A file cannot be read as a checkpoint.
+
+    The message is plain sentences: what was found, what was expected and, where there is something to do,
+        what to do.
+    """
