@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import pandas as pd
@@ -36,10 +36,8 @@ class History(Callback):
             earlier = pd.read_csv(self.path)
             self.rows = earlier[earlier["step"] <= trainer.global_step].to_dict("records")
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, model: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        row = {"step": trainer.global_step + 1, "epoch": trainer.current_epoch}
+    def on_train_batch_start(self, trainer: L.Trainer, model: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        row: dict[str, float] = {"step": trainer.global_step + 1, "epoch": trainer.current_epoch}
         row["beta"] = float(getattr(model, "beta", 0.0))
         row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         self.rows.append(row)
@@ -65,9 +63,7 @@ class History(Callback):
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that the old one stands until the new one is complete."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8"
-    ) as part:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as part:
         part.write(text)
     os.chmod(part.name, 0o644)
     os.replace(part.name, path)
@@ -86,9 +82,7 @@ class Progress(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:
         metrics = trainer.callback_metrics
         shown = {"loss": "val_loss", "NDCG@100": "val_ndcg@100"}
-        text = " · ".join(
-            f"{name} {float(metrics[key]):.4g}" for name, key in shown.items() if key in metrics
-        )
+        text = " · ".join(f"{name} {float(metrics[key]):.4g}" for name, key in shown.items() if key in metrics)
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         self.bar.update(
             trainer.current_epoch + 1, self.total, f"{text} · β {getattr(model, 'beta', 0):.3f} · lr {lr:.1e}"
@@ -129,7 +123,7 @@ class _NotebookBar(_NoBar):
     """One output that is overwritten in place, and empty again at the end: so it is stored empty, and compares
     equal to what a run without a screen leaves."""
 
-    EMPTY = {"text/plain": ""}
+    EMPTY: ClassVar = {"text/plain": ""}
 
     def __init__(self) -> None:
         from IPython.display import display

@@ -3,6 +3,8 @@ Filtering", WWW 2018. Equations are cited as in that paper."""
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import lightning as L
 import torch
 import torch.nn.functional as F
@@ -41,13 +43,9 @@ class MultiVAE(L.LightningModule):
     ) -> None:
         super().__init__()
         if num_items < 1 or not hidden_dims or min(hidden_dims) < 1:
-            raise ValueError(
-                f"{num_items=} and {hidden_dims=}: expected sizes of at least 1 and one hidden layer."
-            )
+            raise ValueError(f"{num_items=} and {hidden_dims=}: expected sizes of at least 1 and one hidden layer.")
         if not 0 <= dropout < 1 or kl_anneal_steps < 0:
-            raise ValueError(
-                f"{dropout=}, {kl_anneal_steps=}: expected 0 <= dropout < 1 and kl_anneal_steps >= 0."
-            )
+            raise ValueError(f"{dropout=}, {kl_anneal_steps=}: expected 0 <= dropout < 1 and kl_anneal_steps >= 0.")
         self.save_hyperparameters()
         latent = hidden_dims[-1]
         self.encoder = _layers([num_items, *hidden_dims])
@@ -68,13 +66,14 @@ class MultiVAE(L.LightningModule):
 
     def drop_items(self, x: Tensor) -> Tensor:
         """Dropout on the input (section 3.4), drawn for the non-zeros only: a zero that is dropped is a zero."""
-        if not self.training or self.hparams.dropout == 0:
+        p = self.hparams["dropout"]
+        if not self.training or p == 0:
             return x
         rows, columns = x.nonzero(as_tuple=True)
-        kept = torch.rand(len(rows), device=x.device) >= self.hparams.dropout
+        kept = torch.rand(len(rows), device=x.device) >= p
         rows, columns = rows[kept], columns[kept]
         dropped = torch.zeros_like(x)
-        dropped[rows, columns] = x[rows, columns] / (1 - self.hparams.dropout)
+        dropped[rows, columns] = x[rows, columns] / (1 - p)
         return dropped
 
     def sample(self, mu: Tensor, logvar: Tensor) -> Tensor:
@@ -84,9 +83,9 @@ class MultiVAE(L.LightningModule):
     @property
     def beta(self) -> float:
         """The weight of the KL term now: β grows linearly with the optimizer steps, then stays (section 2.2.2)."""
-        steps = self.hparams.kl_anneal_steps
+        steps = self.hparams["kl_anneal_steps"]
         progress = min(1.0, self.global_step / steps) if steps else 1.0
-        return self.hparams.kl_max_weight * progress
+        return self.hparams["kl_max_weight"] * progress
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         mu, logvar = self.encode(batch)
@@ -115,9 +114,9 @@ class MultiVAE(L.LightningModule):
         }
 
     def configure_optimizers(self):
-        hp = self.hparams
-        # fused: one pass over each tensor instead of six. The same arithmetic, a third of a step faster on a CPU.
-        optimizer = torch.optim.Adam(self.parameters(), lr=hp.lr, weight_decay=hp.weight_decay, fused=True)
+        lr, weight_decay = self.hparams["lr"], self.hparams["weight_decay"]
+        # fused: one pass over each tensor instead of six. The same arithmetic, and quicker on a CPU.
+        optimizer = torch.optim.Adam(self.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
 
@@ -144,7 +143,7 @@ def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
 def _layers(widths: list[int]) -> nn.Sequential:
     """Linear layers with tanh between them: modules 0, 2, 4, … are the linear ones."""
     layers: list[nn.Module] = []
-    for i, (width_in, width_out) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (width_in, width_out) in enumerate(pairwise(widths)):
         if i:
             layers.append(nn.Tanh())
         layers.append(nn.Linear(width_in, width_out))

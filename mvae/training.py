@@ -106,9 +106,7 @@ def fit(
         )
         trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     if not saver.best_model_path:
-        raise RuntimeError(
-            "Training ended without a checkpoint: val_loss was never a finite number. Lower lr."
-        )
+        raise RuntimeError("Training ended without a checkpoint: val_loss was never a finite number. Lower lr.")
     best = Path(saver.best_model_path)
     best_model = type(model).load_from_checkpoint(best, map_location=model.device, weights_only=True)
     return FitResult(best_model.eval(), best, history.table, trainer)

@@ -112,9 +112,7 @@ class InteractionsDataModule(L.LightningDataModule):
         )
 
 
-def split_items(
-    matrix: sp.csr_matrix, fold_in: float, rng: np.random.Generator
-) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+def split_items(matrix: sp.csr_matrix, fold_in: float, rng: np.random.Generator) -> tuple[sp.csr_matrix, sp.csr_matrix]:
     """Split each row's items into a part that is shown and a part to predict (at least one item each)."""
     counts = np.diff(matrix.indptr)
     if counts.min(initial=2) < 2:

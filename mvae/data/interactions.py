@@ -45,9 +45,7 @@ class Interactions:
         return self.matrix.shape[1]
 
     @classmethod
-    def from_ratings(
-        cls, ratings: pd.DataFrame, min_rating: float = 4.0, min_per_user: int = 5
-    ) -> Interactions:
+    def from_ratings(cls, ratings: pd.DataFrame, min_rating: float = 4.0, min_per_user: int = 5) -> Interactions:
         """Ratings of at least ``min_rating`` become interactions; users with fewer than ``min_per_user`` go.
 
         The thresholds are those of Liang et al. 2018, section 4.1. A table without a ``rating`` column is taken as

@@ -22,9 +22,7 @@ class CSRLoader:
         shuffle: a new order every epoch, drawn from ``(seed, epoch)``.
     """
 
-    def __init__(
-        self, *matrices: sp.csr_matrix, batch_size: int, shuffle: bool = False, seed: int = 0
-    ) -> None:
+    def __init__(self, *matrices: sp.csr_matrix, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
         self.matrices = matrices
         self.batch_size = batch_size
         self.shuffle = shuffle

@@ -40,7 +40,27 @@ FOLDERS = {
     "25m": ("ratings.csv", "movies.csv", ","),
     "32m": ("ratings.csv", "movies.csv", ","),
 }
-GENRES = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"]
+GENRES = [
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+]
 
 
 def data_folder() -> Path:
@@ -86,9 +106,7 @@ def load_movielens(
 def _load_100k(root: Path, say: Callable[[str], None]) -> pd.DataFrame:
     unpacked = next((f for f in (root, root / "ml-100k") if (f / "u.data").is_file()), None)
     if unpacked is not None:
-        return _parse_100k(
-            (unpacked / "u.data").read_bytes(), _official_titles((unpacked / "u.item").read_bytes())
-        )
+        return _parse_100k((unpacked / "u.data").read_bytes(), _official_titles((unpacked / "u.item").read_bytes()))
     routes = (
         (root / "ml-100k.zip", OFFICIAL_SHA256, _fetch_official, _read_official),
         (root / "recbole-1.2.1-py3-none-any.whl", RECBOLE_SHA256, _fetch_recbole, _read_recbole),
@@ -126,9 +144,7 @@ def _fetch_official(say: Callable[[str], None]) -> bytes:
 
 
 def _fetch_recbole(say: Callable[[str], None]) -> bytes:
-    say(
-        f"Fetching it from the pip package {RECBOLE}, which carries a copy (2 MB; nothing of it is installed) …"
-    )
+    say(f"Fetching it from the pip package {RECBOLE}, which carries a copy (2 MB; nothing of it is installed) …")
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         pip += [
@@ -139,9 +155,7 @@ def _fetch_recbole(say: Callable[[str], None]) -> bytes:
             folder,
         ]
         try:
-            done = subprocess.run(
-                [*pip, RECBOLE], capture_output=True, text=True, timeout=12 * TIMEOUT_SECONDS
-            )
+            done = subprocess.run([*pip, RECBOLE], capture_output=True, text=True, timeout=12 * TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             raise DataError(f"pip did not finish downloading {RECBOLE}.") from None
         wheels = list(Path(folder).glob("*.whl"))

@@ -94,13 +94,9 @@ def _first_lines(path: Path) -> list[str]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = [line.rstrip("\r\n") for _, line in zip(range(2), file, strict=False)]
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not a text file in UTF-8 ({error.reason} at byte {error.start})."
-        ) from None
+        raise DataError(f"{path} is not a text file in UTF-8 ({error.reason} at byte {error.start}).") from None
     if not lines or not lines[0].strip():
-        raise DataError(
-            f"{path} is empty. Expected a header such as 'user_id,item_id,rating', then the ratings."
-        )
+        raise DataError(f"{path} is empty. Expected a header such as 'user_id,item_id,rating', then the ratings.")
     return lines
 
 
@@ -111,9 +107,7 @@ def _separator(line: str) -> str:
 def _header(line: str, separator: str) -> dict[str, int] | None:
     """Standard column name → position, or None where the first line is already a rating."""
     fields = next(csv.reader([line], delimiter=separator)) if len(separator) == 1 else line.split(separator)
-    plain = [
-        f.strip().lower().split(":")[0].replace("_", "").replace(" ", "").replace("-", "") for f in fields
-    ]
+    plain = [f.strip().lower().split(":")[0].replace("_", "").replace(" ", "").replace("-", "") for f in fields]
     found: dict[str, int] = {}
     for position, name in enumerate(plain):
         if name in _STANDARD_NAME:
@@ -147,9 +141,7 @@ def _read_table(path: Path, separator: str, header: dict[str, int], skip: int) -
     except pd.errors.EmptyDataError:
         return pd.DataFrame({name: [] for name in header})
     except (pd.errors.ParserError, UnicodeDecodeError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as a table with {separator!r} between the columns: {error}"
-        ) from None
+        raise DataError(f"{path} cannot be read as a table with {separator!r} between the columns: {error}") from None
     position_to_name = {position: name for name, position in header.items()}
     return table.rename(columns=position_to_name)[list(header)]
 

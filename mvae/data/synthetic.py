@@ -45,9 +45,7 @@ def synthetic(
     counts = np.clip(np.round(counts), 5, num_items // 2).astype(np.int64)
     indptr = np.concatenate([[0], np.cumsum(counts)])
     indices = np.empty(indptr[-1], dtype=np.int32)
-    for start in range(
-        0, num_users, 1024
-    ):  # in blocks: the scores of all users at once would not fit in memory
+    for start in range(0, num_users, 1024):  # in blocks: the scores of all users at once would not fit in memory
         stop = min(start + 1024, num_users)
         mixture = rng.dirichlet(np.full(num_tastes, 0.2), size=stop - start)
         # Gumbel top-k: the k largest of (log p + Gumbel noise) are k draws without replacement from p.
