@@ -40,10 +40,9 @@ def call(function: Any, args: Any) -> Any:
     """
     if not isinstance(args, tuple):
         raise CheckpointError(f"the pickle calls {function!r} with {type(args).__name__} where arguments should be.")
-    builder = BUILDERS.get(function) if isinstance(function, Global) else None
-    if builder is not None:
+    if isinstance(function, Global) and function.builder is not None:
         try:
-            return builder(function, args)
+            return function.builder(function, args)
         except CheckpointError:
             raise
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, struct.error):
@@ -319,7 +318,7 @@ def _newobj(_: Global, args: tuple[Any, ...]) -> Any:
     return new(args[0], tuple(args[1:]))
 
 
-def _table() -> dict[Global, Builder]:
+def _table() -> dict[tuple[str, ...], Builder]:
     named: dict[str, Builder] = {
         "torch._utils _rebuild_tensor": _tensor_v2,
         "torch._utils _rebuild_tensor_v2": _tensor_v2,
@@ -349,7 +348,7 @@ def _table() -> dict[Global, Builder]:
         named[f"{core}.multiarray _reconstruct"] = _numpy_array
         named[f"{core}.multiarray scalar"] = _numpy_scalar
         named[f"{core}.numeric _frombuffer"] = _numpy_buffer
-    return {Global(*name.split(" ")): builder for name, builder in named.items()}
+    return {tuple(name.split(" ")): builder for name, builder in named.items()}
 
 
 BUILDERS = _table()

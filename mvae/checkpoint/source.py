@@ -7,7 +7,7 @@ import os
 import zlib
 from typing import TypeAlias
 
-from mvae.checkpoint.errors import CheckpointError
+from mvae.checkpoint.errors import CheckpointError, CheckpointNotFoundError
 
 Input: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview"
 
@@ -50,7 +50,7 @@ class Source:
                     raise CheckpointError(f"{name} is empty: nothing was written to it, or its disk was full.")
                 return cls(name, memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
         except FileNotFoundError:
-            raise CheckpointError(f"{name} does not exist.") from None
+            raise CheckpointNotFoundError(f"{name} does not exist.") from None
         except (OSError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise

@@ -48,8 +48,9 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 _CONTAINER = 150  # bytes that an empty dict, its place on the stack and in the checks cost, roughly
+_CHUNK = 4096  # opcodes between two looks at what small values have cost; large ones are looked at when they come
 _MAX_LINE = 1 << 16
-_NEEDS_NOTHING = object()
+_NOTHING = object()
 
 
 class Trace:
@@ -58,14 +59,13 @@ class Trace:
     Attributes:
         protocol: what it says of itself, or 0.
         opcodes: every opcode byte it used.
-        globals: every name it would import, with the ways it is used: `named`, `called`, `made`, `built`,
-            `filled`.
+        globals: every name it would import, in the order of the file; `Global.uses` says what it does with each.
     """
 
     def __init__(self) -> None:
         self.protocol = 0
         self.opcodes: set[int] = set()
-        self.globals: dict[Global, set[str]] = {}
+        self.globals: list[Global] = []
 
 
 class Unpickler:
@@ -135,15 +135,17 @@ class Unpickler:
                 gc.enable()
 
     def _steps(self) -> Any:
-        data, used = self.data, bytearray(256)
-        for _ in range(self.limits.opcodes):
-            opcode = data[self.position]
-            self.position += 1
-            if opcode == 0x2E:  # STOP
-                self.trace.opcodes.update(op for op in range(256) if used[op])
-                return self.stack.pop()
-            used[opcode] = 1
-            HANDLERS[opcode](self)
+        data, used, handlers = self.data, bytearray(256), HANDLERS
+        for _ in range(0, self.limits.opcodes, _CHUNK):
+            for _ in range(_CHUNK):
+                opcode = data[self.position]
+                self.position += 1
+                if opcode == 0x2E:  # STOP
+                    self.trace.opcodes.update(op for op in range(256) if used[op])
+                    return self.stack.pop()
+                used[opcode] = 1
+                handlers[opcode](self)
+            self.charge(0)
         raise self.error(f"has more than {self.limits.opcodes:,} instructions, the limit set by `Limits.opcodes`")
 
     def error(self, what: str) -> CheckpointError:
@@ -152,6 +154,7 @@ class Unpickler:
     # --- what the opcodes share
 
     def charge(self, size: int) -> None:
+        """Take `size` bytes off what is left. The most frequent opcodes do so by `room -=`, a call being dear."""
         self.room -= size
         if self.room < 0:
             raise self.error(f"needs more than {self.limits.memory >> 20} MB, the limit set by `Limits.memory`")
@@ -196,15 +199,9 @@ class Unpickler:
             if len(module) + len(name) > 1000:
                 raise self.error("imports a name longer than 1,000 letters")
             found = self.interned[module, name] = Global(*_modern(module, name, self.trace.protocol))
-            self.trace.globals.setdefault(found, set())
+            found.builder = rebuild.BUILDERS.get((found.module, found.name))
+            self.trace.globals.append(found)
         return found
-
-    def used(self, target: Any, how: str) -> None:
-        """Remember in what way a global, or what came of one, is used."""
-        if isinstance(target, (Object, ObjectDict, NumpyArray)):
-            target = target.cls
-        if isinstance(target, Global) and target in self.trace.globals:
-            self.trace.globals[target].add(how)
 
     def set_items(self, keys: list[Any], values: list[Any]) -> None:
         """`target[key] = value` for each, where target is on top of the stack."""
@@ -212,11 +209,11 @@ class Unpickler:
         if not isinstance(target, dict):
             if not isinstance(target, Object):
                 raise self.error(f"sets an item of a {type(target).__name__}")
-            self.used(target, "filled")
+            _use(target, "filled")
             target.entries = {} if target.entries is None else target.entries
             target = target.entries
-        elif type(target) is ObjectDict and target.cls.name == "defaultdict":
-            self.used(target, "filled")
+        elif type(target) is ObjectDict:
+            _use(target, "filled")
         self.charge(100 * len(keys))
         self.guard.check(target, keys)
         target.update(zip(keys, values, strict=True))
@@ -225,12 +222,20 @@ class Unpickler:
         """Append items to the list, or whatever stands for one, on top of the stack."""
         target: Any = self.stack[-1]
         if isinstance(target, Object):
-            self.used(target, "filled")
+            _use(target, "filled")
             target.items = [] if target.items is None else target.items
             target = target.items
         elif type(target) is not list:
             raise self.error(f"appends to a {type(target).__name__}")
         target.extend(items)
+
+
+def _use(target: Any, how: str) -> None:
+    """Remember in what way a global, or what came of one, is used."""
+    if type(target) is Global:
+        target.uses.add(how)
+    elif isinstance(target, (Object, ObjectDict, NumpyArray)) and type(target.cls) is Global:
+        target.cls.uses.add(how)
 
 
 def _modern(module: str, name: str, protocol: int) -> tuple[str, str]:
@@ -308,7 +313,8 @@ def _binint1(u: Unpickler) -> None:
 
 @_on(b"M")
 def _binint2(u: Unpickler) -> None:
-    u.stack.append(u.number(_U2))
+    u.stack.append(_U2.unpack_from(u.data, u.position)[0])
+    u.position += 2
 
 
 @_on(b"J")
@@ -368,7 +374,15 @@ def _text(u: Unpickler, length: int, encoding: str | None) -> None:
 
 @_on(b"X")
 def _binunicode(u: Unpickler) -> None:
-    _text(u, u.number(_U4), "utf-8")
+    start = u.position + 4
+    length = _U4.unpack_from(u.data, u.position)[0]
+    u.position = start
+    if length > u.limits.blob or start + length > len(u.data):
+        _text(u, length, "utf-8")
+        return
+    u.position += length
+    u.room -= length + 50
+    u.stack.append(str(u.data[start : u.position], "utf-8", "surrogatepass"))
 
 
 @_on(b"\x8c")
@@ -472,7 +486,7 @@ def _empty_set(u: Unpickler) -> None:
 
 @_on(b"(")
 def _mark(u: Unpickler) -> None:
-    u.charge(_CONTAINER)
+    u.room -= _CONTAINER
     u.marks.append(u.stack)
     u.stack = []
 
@@ -495,24 +509,32 @@ def _dup(u: Unpickler) -> None:
     u.stack.append(u.stack[-1])
 
 
-def _push_tuple(u: Unpickler, items: list[Any]) -> None:
-    u.charge(60 + 8 * len(items))
-    u.stack.append(tuple(items))
-
-
 @_on(b"t")
 def _tuple(u: Unpickler) -> None:
-    _push_tuple(u, u.pop_mark())
+    items = tuple(u.stack)
+    u.room -= 60 + 8 * len(items)
+    u.stack = u.marks.pop()
+    u.stack.append(items)
 
 
-@_on(b"\x85\x86\x87")
-def _tuple123(u: Unpickler) -> None:
-    count = u.data[u.position - 1] - 0x84
-    items = u.stack[-count:]
-    if len(items) < count:
-        raise u.error("takes a value that is not there")
-    del u.stack[-count:]
-    _push_tuple(u, items)
+@_on(b"\x85")
+def _tuple1(u: Unpickler) -> None:
+    u.room -= 68
+    u.stack[-1] = (u.stack[-1],)
+
+
+@_on(b"\x86")
+def _tuple2(u: Unpickler) -> None:
+    u.room -= 76
+    last = u.stack.pop()
+    u.stack[-1] = (u.stack[-1], last)
+
+
+@_on(b"\x87")
+def _tuple3(u: Unpickler) -> None:
+    u.room -= 84
+    last, middle = u.stack.pop(), u.stack.pop()
+    u.stack[-1] = (u.stack[-1], middle, last)
 
 
 @_on(b"l")
@@ -584,25 +606,30 @@ def _remember(u: Unpickler, index: int) -> None:
         memo[index] = u.stack[-1]
     else:  # Python numbers them without gaps; one that leaps ahead may not cost more than it brings
         u.charge(8 * (index - len(memo) + 1))
-        memo.extend([_NEEDS_NOTHING] * (index - len(memo)))
+        memo.extend([_NOTHING] * (index - len(memo)))
         memo.append(u.stack[-1])
 
 
 def _recall(u: Unpickler, index: int) -> None:
-    if index >= len(u.memo) or u.memo[index] is _NEEDS_NOTHING:
+    if index >= len(u.memo) or u.memo[index] is _NOTHING:
         raise u.error(f"refers to value {index}, which it has not made")
     u.stack.append(u.memo[index])
 
 
 @_on(b"q")
 def _binput(u: Unpickler) -> None:
+    _remember(u, u.data[u.position])
     u.position += 1
-    _remember(u, u.data[u.position - 1])
 
 
 @_on(b"r")
 def _long_binput(u: Unpickler) -> None:
-    _remember(u, u.number(_U4))
+    index = _U4.unpack_from(u.data, u.position)[0]
+    u.position += 4
+    if index == len(u.memo):
+        u.memo.append(u.stack[-1])
+    else:
+        _remember(u, index)
 
 
 @_on(b"\x94")
@@ -620,8 +647,11 @@ def _put(u: Unpickler) -> None:
 
 @_on(b"h")
 def _binget(u: Unpickler) -> None:
+    value = u.memo[u.data[u.position]]
     u.position += 1
-    _recall(u, u.data[u.position - 1])
+    if value is _NOTHING:
+        raise u.error("refers to a value it has not made")
+    u.stack.append(value)
 
 
 @_on(b"j")
@@ -664,16 +694,16 @@ def _ext(u: Unpickler) -> None:
 
 @_on(b"R")
 def _reduce(u: Unpickler) -> None:
-    args, function = u.stack.pop(), u.stack.pop()
-    u.used(function, "called")
-    u.charge(_CONTAINER)
-    u.stack.append(rebuild.call(function, args))
+    args, function = u.stack.pop(), u.stack[-1]
+    _use(function, "called")
+    u.room -= _CONTAINER
+    u.stack[-1] = rebuild.call(function, args)
 
 
 @_on(b"\x81")
 def _newobj(u: Unpickler) -> None:
     args, cls = u.stack.pop(), u.stack.pop()
-    u.used(cls, "made")
+    _use(cls, "made")
     u.charge(_CONTAINER)
     u.stack.append(rebuild.new(cls, args))
 
@@ -681,7 +711,7 @@ def _newobj(u: Unpickler) -> None:
 @_on(b"\x92")
 def _newobj_ex(u: Unpickler) -> None:
     kwargs, args, cls = u.stack.pop(), u.stack.pop(), u.stack.pop()
-    u.used(cls, "made")
+    _use(cls, "made")
     u.charge(_CONTAINER)
     u.stack.append(rebuild.new(cls, args, kwargs))
 
@@ -689,7 +719,7 @@ def _newobj_ex(u: Unpickler) -> None:
 @_on(b"o")
 def _obj(u: Unpickler) -> None:
     cls, *args = u.pop_mark()
-    u.used(cls, "called")
+    _use(cls, "called")
     u.charge(_CONTAINER + 8 * len(args))
     u.stack.append(rebuild.call(cls, tuple(args)))
 
@@ -699,7 +729,7 @@ def _inst(u: Unpickler) -> None:
     module = u.line()
     cls = u.global_(module, u.line())
     args = tuple(u.pop_mark())
-    u.used(cls, "called")
+    _use(cls, "called")
     u.charge(_CONTAINER + 8 * len(args))
     u.stack.append(rebuild.call(cls, args))
 
@@ -707,7 +737,7 @@ def _inst(u: Unpickler) -> None:
 @_on(b"b")
 def _build(u: Unpickler) -> None:
     state, target = u.stack.pop(), u.stack[-1]
-    u.used(target, "built")
+    _use(target, "built")
     if isinstance(target, (NumpyArray, NumpyDtype)) and rebuild.set_numpy_state(target, state):
         return
     if isinstance(target, (Object, ObjectDict)):
@@ -722,8 +752,8 @@ def _build(u: Unpickler) -> None:
 
 @_on(b"Q")
 def _binpersid(u: Unpickler) -> None:
-    u.charge(_CONTAINER)
-    u.stack.append(u.persistent(u.stack.pop()))
+    u.room -= _CONTAINER
+    u.stack[-1] = u.persistent(u.stack[-1])
 
 
 @_on(b"P")

@@ -7,7 +7,7 @@ is here. Nothing in this module imports or calls what a file names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mvae.checkpoint import dtypes
@@ -19,15 +19,21 @@ if TYPE_CHECKING:
 
 
 class Global:
-    """A name the file asks to import, such as `torch._utils._rebuild_tensor_v2`. It is only ever a name
-    here.
+    """A name the file asks to import, such as `torch._utils._rebuild_tensor_v2`. It is only ever a name here.
+
+    Attributes:
+        module, name: as the file spells them, with the old names of Python 2 brought up to date.
+        uses: what the file does with it: `called`, `made`, `built` (given a state), `filled` (given items).
+        builder: our own function for a call whose meaning is known; see `mvae.checkpoint.rebuild`.
     """
 
-    __slots__ = ("_hash", "module", "name")
+    __slots__ = ("_hash", "builder", "module", "name", "uses")
 
     def __init__(self, module: str, name: str) -> None:
         self.module = module
         self.name = name
+        self.builder: Callable[[Global, tuple[Any, ...]], Any] | None = None
+        self.uses: set[str] = set()
         self._hash = hash((module, name))
 
     def __hash__(self) -> int:
