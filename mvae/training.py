@@ -120,7 +120,7 @@ def quiet() -> Iterator[None]:
     logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            for advice in (".*does not have many workers.*", ".*is not empty.*", ".*log_every_n_steps.*"):
+            for advice in (".*does not have many workers.*", ".*is not empty.*", ".*LeafSpec.*"):
                 warnings.filterwarnings("ignore", advice)
             yield
     finally:

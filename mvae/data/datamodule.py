@@ -88,8 +88,8 @@ class InteractionsDataModule(L.LightningDataModule):
         return CSRLoader(self.test_fold_in, self.test_held_out, batch_size=1024)
 
     def state_dict(self) -> dict[str, Any]:
-        """What Lightning puts into the checkpoint: the vocabulary, as plain ints or strings."""
-        return {"item_ids": self.item_ids}
+        """What Lightning puts into the checkpoint: the vocabulary, as plain ints or strings, and the set's name."""
+        return {"item_ids": self.item_ids, "source": self.interactions.source}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Called when training resumes from a checkpoint.

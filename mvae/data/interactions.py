@@ -22,12 +22,14 @@ class Interactions:
         item_ids: column → item id. This list is the **item vocabulary**: without it a column of the matrix, a row
             of ``decoder.2.weight`` or an entry of the model's output means nothing.
         titles: item id → title, for the items that have one.
+        source: the name of the data set, such as ``ml-100k``, where it has one.
     """
 
     matrix: sp.csr_matrix
     user_ids: Sequence[Hashable]
     item_ids: Sequence[Hashable]
     titles: dict[Hashable, str] = field(default_factory=dict, repr=False)
+    source: str | None = None
 
     def __post_init__(self) -> None:
         if self.matrix.shape != (len(self.user_ids), len(self.item_ids)):
@@ -76,4 +78,4 @@ class Interactions:
         if "title" in kept:
             known = kept.dropna(subset=["title"]).drop_duplicates("item_id")
             titles = dict(zip(known["item_id"].tolist(), known["title"].astype(str), strict=True))
-        return cls(matrix, user_ids.tolist(), item_ids.tolist(), titles)
+        return cls(matrix, user_ids.tolist(), item_ids.tolist(), titles, ratings.attrs.get("source"))

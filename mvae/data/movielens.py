@@ -15,7 +15,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +29,7 @@ RATINGS_SHA256 = "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca4
 OFFICIAL_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 OFFICIAL_SHA256 = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
 RECBOLE = "recbole==1.2.1"
+RECBOLE_WHEEL = "recbole-1.2.1-py3-none-any.whl"
 RECBOLE_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
 TIMEOUT_SECONDS = 10
 
@@ -93,11 +94,26 @@ def load_movielens(
     short = str(name).lower().removeprefix("ml-")
     root = Path(folder) if folder is not None else data_folder()
     if short == "100k":
-        return _load_100k(root, say)
-    if short in FOLDERS:
-        return _read_folder(short, root)
-    known = ", ".join(["100k", *FOLDERS])
-    raise DataError(f"There is no MovieLens set called {name!r}. Known sets: {known}.")
+        ratings = _load_100k(root, say)
+    elif short in FOLDERS:
+        ratings = _read_folder(short, root)
+    else:
+        known = ", ".join(["100k", *FOLDERS])
+        raise DataError(f"There is no MovieLens set called {name!r}. Known sets: {known}.")
+    ratings.attrs["source"] = f"ml-{short}"
+    return ratings
+
+
+def titles_at_hand(source: str | None) -> dict[Hashable, str]:
+    """Item id → title of a MovieLens set that is on this machine already; nothing is fetched."""
+    name = str(source).removeprefix("ml-")
+    archives = ("ml-100k.zip", RECBOLE_WHEEL, "ml-100k/u.data")
+    there = any((data_folder() / archive).is_file() for archive in archives) if name == "100k" else name in FOLDERS
+    try:
+        ratings = load_movielens(name, say=lambda line: None) if there else None
+    except DataError:
+        return {}
+    return {} if ratings is None else dict(zip(ratings["item_id"].tolist(), ratings["title"].tolist(), strict=True))
 
 
 # ---- ML-100K: two routes to the same 100,000 lines -------------------------------------------------------------
@@ -109,7 +125,7 @@ def _load_100k(root: Path, say: Callable[[str], None]) -> pd.DataFrame:
         return _parse_100k((unpacked / "u.data").read_bytes(), _official_titles((unpacked / "u.item").read_bytes()))
     routes = (
         (root / "ml-100k.zip", OFFICIAL_SHA256, _fetch_official, _read_official),
-        (root / "recbole-1.2.1-py3-none-any.whl", RECBOLE_SHA256, _fetch_recbole, _read_recbole),
+        (root / RECBOLE_WHEEL, RECBOLE_SHA256, _fetch_recbole, _read_recbole),
     )
     for archive, sha256, _, read in routes:
         if archive.is_file():

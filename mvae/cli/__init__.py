@@ -1,0 +1,33 @@
+"""The ``mvae`` command. Commands that only read a checkpoint never import torch."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from mvae.checkpoint.errors import CheckpointError
+from mvae.cli.checkpoint import COMMANDS
+from mvae.cli.recommender import recommend, train
+from mvae.errors import DataError
+
+app = typer.Typer(
+    help="Train a Mult-VAE recommender, and see what is inside any PyTorch or Lightning checkpoint.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train)
+app.command()(recommend)
+for name, command in COMMANDS:
+    app.command(name)(command)
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 fine, 1 a finding, 2 bad input or bad usage; no traceback for those."""
+    try:
+        app()
+    except (CheckpointError, DataError, OSError) as error:
+        print(f"mvae: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,3 @@
+"""``mvae inspect`` and the other commands on a checkpoint file."""
+
+COMMANDS: list = []

@@ -1,0 +1,184 @@
+"""``mvae train`` and ``mvae recommend``. What is heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Hashable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mvae.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rich.table import Table
+
+    from mvae.data import InteractionsDataModule
+    from mvae.model import MultiVAE
+
+#: EASE inverts an items × items matrix; past this it takes minutes and gigabytes.
+EASE_MAX_ITEMS = 20_000
+
+
+def train(
+    data: Annotated[str, typer.Option(help="ml-100k, ml-1m … ml-32m, or a CSV or TSV file of ratings.")] = "ml-100k",
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint and history.csv.")] = Path("checkpoints"),
+    seed: Annotated[int, typer.Option(help="Decides the split, the weights at the start and the dropout.")] = 0,
+    max_epochs: Annotated[int, typer.Option(min=1, help="Stop here at the latest.")] = 200,
+    patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs without a lower val_loss.")] = 20,
+    batch_size: Annotated[int, typer.Option(min=1, help="Users per training batch.")] = 128,
+    min_rating: Annotated[float, typer.Option(help="A rating of at least this is an interaction.")] = 4.0,
+    min_per_user: Annotated[int, typer.Option(min=2, help="Users with fewer interactions are left out.")] = 5,
+    val_users: Annotated[int | None, typer.Option(min=1, help="Users held out for validation. [default: 100]")] = None,
+    test_users: Annotated[int | None, typer.Option(min=1, help="Users held out for the test. [default: 200]")] = None,
+) -> None:
+    """Train Mult-VAE, keep the best checkpoint, and compare it with Popularity and EASE."""
+    from rich.console import Console
+
+    if out.exists() and not out.is_dir():
+        raise DataError(f"--out {out} is a file; expected a folder to save the checkpoint in.")
+    ratings = _ratings(data)
+
+    from mvae.data import Interactions, InteractionsDataModule
+    from mvae.training import fit
+
+    console = Console()
+    interactions = Interactions.from_ratings(ratings, min_rating, min_per_user)
+    datamodule = InteractionsDataModule(
+        interactions, batch_size=batch_size, num_val_users=val_users, num_test_users=test_users, seed=seed
+    )
+    users = f"{datamodule.train.shape[0]:,} to train on, {datamodule.val_fold_in.shape[0]:,} for validation"
+    console.print(
+        f"{data}: {interactions.num_users:,} users ({users}, {datamodule.test_fold_in.shape[0]:,} for the test), "
+        f"{interactions.num_items:,} items, {interactions.matrix.nnz:,} interactions",
+        highlight=False,
+    )
+    result = fit(datamodule, out=out, max_epochs=max_epochs, patience=patience, seed=seed)
+    console.print(
+        f"{len(result.epochs)} epochs; the best one is in {result.checkpoint}", highlight=False, soft_wrap=True
+    )
+    console.print(_comparison(result.model, datamodule))
+
+
+def recommend(
+    checkpoint: Annotated[Path, typer.Argument(help="The .ckpt file, or a folder: the best file in it is taken.")],
+    liked: Annotated[list[str], typer.Option(help="An item id, or (part of) a title. Repeat it for more items.")],
+    top: Annotated[int, typer.Option(min=1, help="How many items to recommend.")] = 10,
+    data: Annotated[str | None, typer.Option(help="The data set with the titles, if it is not ml-100k.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Recommend from the checkpoint file alone: by item id, and by title where the data is at hand."""
+    from mvae.checkpoint.latest import get_latest_checkpoint
+    from mvae.checkpoint.load import load
+    from mvae.data.movielens import titles_at_hand
+
+    path = get_latest_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
+    recommender = load(path)
+    titles = _titles(_ratings(data)) if data is not None else titles_at_hand(recommender.source)
+    known = {item_id: titles.get(item_id, "") for item_id in recommender.vocabulary}
+    liked_ids = [find_item(text, known) for text in liked]
+    best = recommender.recommend(liked_ids, top)
+    if as_json:
+        named = [{"item_id": i, "title": known[i] or None} for i in liked_ids]
+        rows = [
+            {"rank": rank, "item_id": r.item_id, "title": known[r.item_id] or None, "probability": r.probability}
+            for rank, r in enumerate(best, start=1)
+        ]
+        print(
+            json.dumps({"checkpoint": str(path), "liked": named, "recommendations": rows}, ensure_ascii=False, indent=1)
+        )
+        return
+
+    from rich.console import Console
+    from rich.table import Table
+
+    because = ", ".join(known[i] or str(i) for i in liked_ids)
+    console = Console()
+    console.print(f"For somebody who likes {because}:", highlight=False)
+    table = Table()
+    for header in ("#", "item id", "title", "probability"):
+        table.add_column(header, justify="left" if header == "title" else "right")
+    for rank, r in enumerate(best, start=1):
+        table.add_row(str(rank), str(r.item_id), known[r.item_id] or "–", f"{r.probability:.4f}")
+    console.print(table)
+
+
+def find_item(text: str, titles: dict[Hashable, str]) -> Hashable:
+    """The item that a person means: an item id, a whole title, or a part that only one title has.
+
+    Raises:
+        DataError: nothing matches, or several do; it names the nearest ones.
+    """
+    by_id = {str(item_id): item_id for item_id in titles}
+    if text in by_id:
+        return by_id[text]
+    wanted = text.casefold().strip()
+    plain = {item_id: title.casefold() for item_id, title in titles.items() if title}
+    if not plain:
+        raise DataError(
+            f"{text!r} is not one of the {len(titles):,} item ids of this checkpoint, and no titles are at hand to "
+            "look it up in. Pass an item id, or the data set with --data."
+        )
+    for matches in (
+        [i for i, title in plain.items() if wanted in (title, title.rsplit(" (", 1)[0])],
+        [i for i, title in plain.items() if wanted and wanted in title],
+    ):
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            shown = "; ".join(f"{titles[i]} (id {i})" for i in matches[:8])
+            more = f"; and {len(matches) - 8} more" if len(matches) > 8 else ""
+            raise DataError(f"{text!r} matches {len(matches)} items: {shown}{more}. Give the whole title, or the id.")
+    near = difflib.get_close_matches(wanted, list(plain.values()), n=3, cutoff=0.4)
+    hint = "; ".join(titles[i] for i, title in plain.items() if title in near)
+    raise DataError(f"{text!r} matches no item id and no title." + (f" Near it: {hint}." if hint else ""))
+
+
+def _ratings(data: str) -> pd.DataFrame:
+    from mvae.data.movielens import FOLDERS, load_movielens
+    from mvae.data.ratings import read_ratings
+
+    short = data.lower().removeprefix("ml-")
+    if short in ("100k", *FOLDERS):
+        return load_movielens(short, say=lambda line: typer.echo(line, err=True))
+    path = Path(data)
+    if path.is_dir():
+        for name, (ratings_file, movies_file, _) in reversed(FOLDERS.items()):
+            if (path / ratings_file).is_file() and (path / movies_file).is_file():
+                return load_movielens(name, folder=path)
+        if (path / "u.data").is_file():
+            return load_movielens("100k", folder=path)
+        raise DataError(f"{path} is a folder without GroupLens' files (ratings.csv and movies.csv, or ratings.dat).")
+    if not path.exists() and not path.suffix:
+        known = ", ".join(f"ml-{name}" for name in ("100k", *FOLDERS))
+        raise DataError(f"There is no data set and no file called {data!r}. Known sets: {known}; or give a CSV file.")
+    return read_ratings(path)
+
+
+def _titles(ratings: pd.DataFrame) -> dict[Hashable, str]:
+    if "title" not in ratings:
+        raise DataError("The data has no title column; leave --data out and use item ids.")
+    return dict(zip(ratings["item_id"].tolist(), ratings["title"].tolist(), strict=True))
+
+
+def _comparison(model: MultiVAE, datamodule: InteractionsDataModule) -> Table:
+    from rich.table import Table
+
+    from mvae.baselines import EASE, Popularity
+    from mvae.metrics import evaluate
+
+    rows = {"Mult-VAE": evaluate(model, datamodule.test_dataloader())}
+    if datamodule.num_items <= EASE_MAX_ITEMS:
+        rows["EASE"] = evaluate(EASE().fit(datamodule.train), datamodule.test_dataloader())
+    rows["Popularity"] = evaluate(Popularity().fit(datamodule.train), datamodule.test_dataloader())
+    table = Table(title=f"{datamodule.test_fold_in.shape[0]:,} test users", title_justify="left", title_style="")
+    table.add_column("")
+    for metric in ("NDCG@100", "Recall@20", "Recall@50"):
+        table.add_column(metric, justify="right")
+    for name, scores in sorted(rows.items(), key=lambda row: -row[1]["ndcg@100"]):
+        table.add_row(name, *(f"{scores[key]:.3f}" for key in ("ndcg@100", "recall@20", "recall@50")))
+    return table
