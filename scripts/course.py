@@ -52,9 +52,7 @@ def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lessons", nargs="*", help="numbers such as 02; all of them by default")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "course")
     parser.add_argument("--store", action="store_true", help="store the outputs in notebooks/ itself")
@@ -63,9 +61,7 @@ def main() -> int:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
     paths = [
-        p
-        for p in sorted(LESSONS.glob("[0-9][0-9]_*.ipynb"))
-        if not options.lessons or p.name[:2] in options.lessons
+        p for p in sorted(LESSONS.glob("[0-9][0-9]_*.ipynb")) if not options.lessons or p.name[:2] in options.lessons
     ]
     if not paths:
         sys.exit(f"No lesson called {' '.join(options.lessons)} in {LESSONS}.")

@@ -89,7 +89,7 @@ def load(path: str | os.PathLike[str], *, weights_only: bool = True) -> Recommen
     if vocabulary is None:
         raise CheckpointError(
             f"{path.name} holds a MultiVAE but no item vocabulary (no key {VOCABULARY_KEY!r}), so nothing says which "
-            "item a column is. Train with InteractionsDataModule, or use MultiVAE.load_from_checkpoint and your own ids."
+            "item a column is. Train with InteractionsDataModule, or call MultiVAE.load_from_checkpoint."
         )
     items = list(vocabulary["item_ids"])
     if len(items) != model.hparams["num_items"]:

@@ -118,7 +118,7 @@ def _read_zip(source: Source, contents: Contents, limits: Limits) -> Contents:
     if archive.get("constants.pkl") is not None:
         contents.format = Format.TORCHSCRIPT
     contents.archive = archive
-    contents.records = sorted(archive.members.values(), key=lambda member: member.header)
+    contents.records = [*sorted(archive.members.values(), key=lambda member: member.header)]
     contents.pickles = [pickle]
     storages = contents.storages
     unpickler = Unpickler(pickle.view(), lambda pid: make_storage(pid, storages), limits=limits)

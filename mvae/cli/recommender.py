@@ -14,7 +14,6 @@ from mvae.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
-
     from rich.table import Table
 
     from mvae.data import InteractionsDataModule

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor
 
 
 class CSRLoader:
@@ -32,7 +32,7 @@ class CSRLoader:
     def __len__(self) -> int:
         return -(-self.matrices[0].shape[0] // self.batch_size)
 
-    def __iter__(self) -> Iterator[Tensor | tuple[Tensor, ...]]:
+    def __iter__(self) -> Iterator[Any]:
         rows = np.arange(self.matrices[0].shape[0])
         if self.shuffle:
             np.random.default_rng((self.seed, self.epoch)).shuffle(rows)
