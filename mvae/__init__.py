@@ -6,7 +6,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .baselines import EASE, Popularity
     from .checkpoint import CheckpointError
-    from .checkpoint.load import get_latest_checkpoint, load
+    from .checkpoint.latest import get_latest_checkpoint
+    from .checkpoint.load import load
     from .data import (
         DataError,
         Interactions,
@@ -53,7 +54,7 @@ __getattr__ = lazy_exports(
         "Popularity": ".baselines",
         "evaluate": ".metrics",
         "fit": ".training",
-        "get_latest_checkpoint": ".checkpoint.load",
+        "get_latest_checkpoint": ".checkpoint.latest",
         "load": ".checkpoint.load",
         "load_movielens": ".data",
         "ndcg_at_k": ".metrics",
