@@ -122,8 +122,8 @@ def split_items(matrix: sp.csr_matrix, fold_in: float, rng: np.random.Generator)
         )
     shown = np.ones(matrix.nnz, dtype=bool)
     for start, count in zip(matrix.indptr, counts, strict=False):
-        num_hidden = max(1, int((1 - fold_in) * count + 1e-9))
-        shown[start + rng.choice(count, size=num_hidden, replace=False)] = False
+        num_shown = max(1, int(fold_in * count + 1e-9))  # 1e-9: 0.8 × 5 is 4, whatever floating point says
+        shown[start + rng.choice(count, size=count - num_shown, replace=False)] = False
     return _keep(matrix, shown), _keep(matrix, ~shown)
 
 
