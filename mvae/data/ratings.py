@@ -42,10 +42,14 @@ def read_ratings(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     lines = _first_lines(path)
     separator = _separator(lines[0])
-    header = _header(lines[0], separator)
+    try:
+        fields = _fields(lines[0], separator)
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read as a table: the first line: {error}.") from None
+    header = _header(fields, path)
     if header is None:
         names = ["user_id", "item_id", "rating", "timestamp"]
-        width = len(lines[0].split(separator))
+        width = len(fields)
         if width < 2:
             raise DataError(
                 f"{path} has no header that names a user and an item column, and only {width} column: "
@@ -104,9 +108,12 @@ def _separator(line: str) -> str:
     return next((s for s in ("::", "\t", ",", ";", "|") if s in line), ",")
 
 
-def _header(line: str, separator: str) -> dict[str, int] | None:
+def _fields(line: str, separator: str) -> list[str]:
+    return next(csv.reader([line], delimiter=separator)) if len(separator) == 1 else line.split(separator)
+
+
+def _header(fields: list[str], path: Path) -> dict[str, int] | None:
     """Standard column name → position, or None where the first line is already a rating."""
-    fields = next(csv.reader([line], delimiter=separator)) if len(separator) == 1 else line.split(separator)
     plain = [f.strip().lower().split(":")[0].replace("_", "").replace(" ", "").replace("-", "") for f in fields]
     found: dict[str, int] = {}
     for position, name in enumerate(plain):
@@ -117,8 +124,8 @@ def _header(line: str, separator: str) -> dict[str, int] | None:
     missing = [column for column in ("user_id", "item_id") if column not in found]
     if missing:
         raise DataError(
-            f"No {' and no '.join(missing)} column among {', '.join(fields)!r}. Expected names such as "
-            "user_id, item_id, rating (userId, movieId, score … are known too): rename the column."
+            f"{path}: no {' and no '.join(missing)} column among {', '.join(fields)[:120]!r}. Expected names such "
+            "as user_id, item_id, rating (userId, movieId, score … are known too): rename the column."
         )
     return found
 
