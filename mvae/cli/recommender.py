@@ -161,7 +161,9 @@ def _ratings(data: str) -> pd.DataFrame:
 def _titles(ratings: pd.DataFrame) -> dict[Hashable, str]:
     if "title" not in ratings:
         raise DataError("The data has no title column; leave --data out and use item ids.")
-    return dict(zip(ratings["item_id"].tolist(), ratings["title"].tolist(), strict=True))
+    from mvae.data.movielens import titles_of
+
+    return titles_of(ratings)
 
 
 def _comparison(model: MultiVAE, datamodule: InteractionsDataModule) -> Table:

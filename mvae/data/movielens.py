@@ -7,12 +7,12 @@ by one of two routes, and kept under ``data/``; the bigger sets are read from th
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import os
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Hashable
@@ -41,6 +41,9 @@ FOLDERS = {
     "25m": ("ratings.csv", "movies.csv", ","),
     "32m": ("ratings.csv", "movies.csv", ","),
 }
+#: Column in a header of GroupLens → column here.
+RATINGS_COLUMNS = {"userId": "user_id", "movieId": "item_id", "rating": "rating", "timestamp": "timestamp"}
+MOVIES_COLUMNS = {"movieId": "item_id", "title": "title", "genres": "genres"}
 GENRES = [
     "unknown",
     "Action",
@@ -107,34 +110,31 @@ def load_movielens(
 def titles_at_hand(source: str | None) -> dict[Hashable, str]:
     """Item id → title of a MovieLens set that is on this machine already; nothing is fetched."""
     name = str(source).removeprefix("ml-")
-    archives = ("ml-100k.zip", RECBOLE_WHEEL, "ml-100k/u.data")
-    there = any((data_folder() / archive).is_file() for archive in archives) if name == "100k" else name in FOLDERS
     try:
-        ratings = load_movielens(name, say=lambda line: None) if there else None
-    except DataError:
+        if name == "100k":
+            ratings = _cached_100k(data_folder(), say=lambda line: None)
+        else:
+            ratings = _read_folder(name, data_folder()) if name in FOLDERS else None
+    except (DataError, OSError):
         return {}
-    return {} if ratings is None else dict(zip(ratings["item_id"].tolist(), ratings["title"].tolist(), strict=True))
+    return {} if ratings is None else titles_of(ratings)
+
+
+def titles_of(ratings: pd.DataFrame) -> dict[Hashable, str]:
+    """Item id → title, for the items of a table that have one."""
+    known = ratings.dropna(subset=["title"]).drop_duplicates("item_id")
+    return dict(zip(known["item_id"].tolist(), known["title"].astype(str).tolist(), strict=True))
 
 
 # ---- ML-100K: two routes to the same 100,000 lines -------------------------------------------------------------
 
 
 def _load_100k(root: Path, say: Callable[[str], None]) -> pd.DataFrame:
-    unpacked = next((f for f in (root, root / "ml-100k") if (f / "u.data").is_file()), None)
-    if unpacked is not None:
-        return _parse_100k((unpacked / "u.data").read_bytes(), _official_titles((unpacked / "u.item").read_bytes()))
-    routes = (
-        (root / "ml-100k.zip", OFFICIAL_SHA256, _fetch_official, _read_official),
-        (root / RECBOLE_WHEEL, RECBOLE_SHA256, _fetch_recbole, _read_recbole),
-    )
-    for archive, sha256, _, read in routes:
-        if archive.is_file():
-            found = _sha256(archive.read_bytes())
-            if found == sha256:
-                return read(archive)
-            say(f"{archive} is damaged or not the file we know (SHA-256 {found[:12]}…); fetching it again.")
+    cached = _cached_100k(root, say)
+    if cached is not None:
+        return cached
     problems = []
-    for archive, sha256, fetch, read in routes:
+    for fetch, (archive, sha256, read) in zip((_fetch_official, _fetch_recbole), _archives_100k(root), strict=True):
         try:
             _keep(archive, fetch(say), sha256)
             say(f"MovieLens-100K is in {archive.name}, SHA-256 as expected.")
@@ -150,13 +150,37 @@ def _load_100k(root: Path, say: Callable[[str], None]) -> pd.DataFrame:
     )
 
 
+def _archives_100k(root: Path) -> list[tuple[Path, str, Callable[[Path], pd.DataFrame]]]:
+    return [
+        (root / "ml-100k.zip", OFFICIAL_SHA256, _read_official),
+        (root / RECBOLE_WHEEL, RECBOLE_SHA256, _read_recbole),
+    ]
+
+
+def _cached_100k(root: Path, say: Callable[[str], None]) -> pd.DataFrame | None:
+    """ML-100K from what is in the folder already, unpacked or not; None where nothing whole is there."""
+    for folder in (root, root / "ml-100k"):
+        ratings, movies = folder / "u.data", folder / "u.item"
+        if ratings.is_file():
+            if not movies.is_file():
+                raise DataError(f"{folder} has u.data but no u.item; unpack ml-100k.zip again, or delete u.data.")
+            return _parse_100k(ratings.read_bytes(), _official_titles(movies.read_bytes()))
+    for archive, sha256, read in _archives_100k(root):
+        if archive.is_file():
+            found = _sha256(archive.read_bytes())
+            if found == sha256:
+                return read(archive)
+            say(f"{archive} is damaged or not the file we know (SHA-256 {found[:12]}…), and is passed over.")
+    return None
+
+
 def _fetch_official(say: Callable[[str], None]) -> bytes:
     say(f"Fetching MovieLens-100K from GroupLens ({OFFICIAL_URL}, 5 MB) …")
     try:
         with urllib.request.urlopen(OFFICIAL_URL, timeout=TIMEOUT_SECONDS) as answer:
             return answer.read()
-    except (OSError, urllib.error.URLError) as error:
-        raise DataError(f"GroupLens did not answer: {getattr(error, 'reason', error)}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise DataError(f"GroupLens did not send it: {getattr(error, 'reason', '') or error!r}") from None
 
 
 def _fetch_recbole(say: Callable[[str], None]) -> bytes:
@@ -191,13 +215,14 @@ def _keep(path: Path, content: bytes, sha256: str) -> None:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-        part.write(content)
-    try:
-        os.chmod(part.name, 0o644)
-        os.replace(part.name, path)
-    except OSError:
-        os.unlink(part.name)
-        raise
+        try:
+            part.write(content)
+            part.close()
+            os.chmod(part.name, 0o644)
+            os.replace(part.name, path)
+        except BaseException:
+            os.unlink(part.name)
+            raise
 
 
 def _read_official(archive: Path) -> pd.DataFrame:
@@ -221,9 +246,11 @@ def _read_recbole(archive: Path) -> pd.DataFrame:
 
 def _official_titles(u_item: bytes) -> pd.DataFrame:
     rows = []
-    for line in u_item.decode("latin-1").splitlines():
+    for number, line in enumerate(u_item.decode("latin-1").splitlines(), start=1):
         fields = line.split("|")
         flags = fields[-len(GENRES) :]
+        if len(fields) != 5 + len(GENRES) or not fields[0].isdecimal():
+            raise DataError(f"u.item is damaged in line {number}: {line[:60]!r}. Unpack ml-100k.zip again.")
         genres = "|".join(genre for genre, flag in zip(GENRES, flags, strict=True) if flag == "1")
         rows.append((int(fields[0]), fields[1].strip(), genres))
     return pd.DataFrame(rows, columns=["item_id", "title", "genres"])
@@ -257,29 +284,45 @@ def _read_folder(short: str, root: Path) -> pd.DataFrame:
             f"MovieLens-{short.upper()} is not in {root / f'ml-{short}'}: expected {ratings_name} and {movies_name} "
             f"there. Get ml-{short}.zip from https://grouplens.org/datasets/movielens/ and unpack it into {root}."
         )
-    ratings = _read_columns(folder / ratings_name, separator, ["user_id", "item_id", "rating", "timestamp"])
-    ratings = clean(ratings, folder / ratings_name)
     if not (folder / movies_name).is_file():
         raise DataError(f"{folder} has {ratings_name} but no {movies_name}; unpack ml-{short}.zip again.")
-    movies = _read_columns(folder / movies_name, separator, ["item_id", "title", "genres"])
-    return ratings.merge(movies, on="item_id", how="left", validate="many_to_one")
+    ratings = _read_columns(folder / ratings_name, separator, RATINGS_COLUMNS)
+    ratings = clean(ratings, folder / ratings_name)
+    movies = _read_columns(folder / movies_name, separator, MOVIES_COLUMNS)
+    if movies["item_id"].duplicated().any():
+        raise DataError(f"{folder / movies_name} has a film twice; unpack ml-{short}.zip again.")
+    return ratings.merge(movies, on="item_id", how="left")
 
 
-def _read_columns(path: Path, separator: str, names: list[str]) -> pd.DataFrame:
-    """A GroupLens file: ``::`` and Latin-1 without a header up to 10M, CSV in UTF-8 with one from 20M on."""
+def _read_columns(path: Path, separator: str, columns: dict[str, str]) -> pd.DataFrame:
+    """A GroupLens file: ``::`` without a header up to 10M, CSV with one from 20M on.
+
+    Args:
+        columns: the name in a header of GroupLens → the name in this package.
+    """
+    names = list(columns.values())
     try:
         if separator == ",":
-            return pd.read_csv(path, header=0, names=names, encoding="utf-8")
-        # pandas' fast parser takes one character only. "::" is read as ":", and the empty columns between are
-        # left out; titles have single colons of their own, so those files are split by hand.
-        if "title" in names:
-            rows = [line.split(separator) for line in path.read_text("latin-1").splitlines() if line]
-            movies = pd.DataFrame(rows, columns=names)
-            return movies.astype({"item_id": "int64"})
-        table = pd.read_csv(path, sep=":", header=None, usecols=[0, 2, 4, 6])
-        return table.set_axis(names, axis="columns")
-    except (ValueError, pd.errors.ParserError) as error:
+            table = pd.read_csv(path, usecols=list(columns), encoding="utf-8")[list(columns)]
+        elif "title" in names:
+            # pandas' fast parser takes one character only, and titles have single colons of their own.
+            rows = [line.split(separator) for line in _text(path).splitlines() if line]
+            table = pd.DataFrame(rows, columns=names)
+        else:
+            # "::" is read as ":", and the empty columns between are left out.
+            table = pd.read_csv(path, sep=":", header=None, usecols=[0, 2, 4, 6])
+        return table.set_axis(names, axis="columns").astype({"item_id": "int64"})
+    except ValueError as error:  # every error of pandas' parser is one
         raise DataError(f"{path} is not what GroupLens publishes under that name: {error}") from None
+
+
+def _text(path: Path) -> str:
+    """Latin-1 in the 1M set, UTF-8 in the 10M set, where the README calls it a departure from earlier sets."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def main() -> int:
