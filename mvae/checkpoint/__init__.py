@@ -1,29 +1,48 @@
 """What is inside a PyTorch or Lightning checkpoint, read without torch and without running anything in it.
 
-`read(path)` gives the whole file as plain Python values. Importing this package imports neither torch nor
-lightning; the names that need them are looked up when they are first used.
+`inspect(path)` looks into a checkpoint; `read(path)` gives just its tree of plain Python values. Importing this package
+imports neither torch nor lightning nor numpy; the names that need them are looked up when they are first used.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mvae.checkpoint.errors import CheckpointError
+from mvae.checkpoint.errors import CheckpointError, CheckpointNotFoundError
+from mvae.checkpoint.inspect import CheckpointFile, inspect
 from mvae.checkpoint.reader import Contents, read
+from mvae.checkpoint.values import Global, Object, Storage, Tensor
 
 if TYPE_CHECKING:
-    from mvae.checkpoint.values import Global, Object, Storage, Tensor
+    from mvae.checkpoint.figure import byte_budget_figure
+    from mvae.checkpoint.latest import get_latest_checkpoint
+    from mvae.checkpoint.load import load
 
-__all__ = ["CheckpointError", "Contents", "Global", "Object", "Storage", "Tensor", "read"]
+__all__ = [
+    "CheckpointError",
+    "CheckpointFile",
+    "CheckpointNotFoundError",
+    "Contents",
+    "Global",
+    "Object",
+    "Storage",
+    "Tensor",
+    "byte_budget_figure",
+    "get_latest_checkpoint",
+    "inspect",
+    "load",
+    "read",
+]
 
 _LAZY = {
-    "Global": "values",
-    "Object": "values",
-    "Storage": "values",
-    "Tensor": "values",
+    "byte_budget_figure": "figure",
+    "get_latest_checkpoint": "latest",
+    "load": "load",
 }
-"""Name → the module of this package that has it."""
+"""Name → the module of this package that has it. To add one: here, in `__all__`, and under `TYPE_CHECKING`."""
 
 
 def __getattr__(name: str) -> Any:
@@ -36,3 +55,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(set(globals()) | set(_LAZY))
+
+
+class _Package(ModuleType):
+    """Importing the module `load` sets `load` on its package, and must not hide the function of that name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and name in __all__):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

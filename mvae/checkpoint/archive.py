@@ -149,9 +149,8 @@ def _read_end(source: Source) -> tuple[int, int, int, tuple[int, int]]:
             f"file is cut off after {source.size:,} bytes. What is left can be saved with `mvae salvage`."
         )
     _, disk, _, _, count, size, start, comment = _END.unpack_from(tail, at)
-    first = position = tail_start + at
-    if _MAX32 in (size, start) or count == _MAX16:
-        first, count, size, start = _read_end64(source, position, count, size, start)
+    position = tail_start + at
+    first, count, size, start = _read_end64(source, position, count, size, start)
     if disk not in (0, _MAX16):
         raise CheckpointError(f"{source.name} is one part of a zip in several parts; PyTorch does not write those.")
     if start + size > first or count * _CENTRAL.size > size:

@@ -1,5 +1,7 @@
 """The errors this package raises about a file."""
 
+from mvae.checkpoint.text import printable
+
 
 class CheckpointError(ValueError):
     """A file cannot be read as a checkpoint.
@@ -7,6 +9,9 @@ class CheckpointError(ValueError):
     The message is plain sentences: what was found, what was expected and, where there is something to do,
     what to do.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class CheckpointNotFoundError(CheckpointError, FileNotFoundError):

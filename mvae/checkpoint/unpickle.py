@@ -16,7 +16,8 @@ import codecs
 import gc
 import struct
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,18 @@ _MAX_LINE = 1 << 16
 _NOTHING = object()
 
 
+@contextmanager
+def collector_held_off() -> Iterator[None]:
+    """Hold off Python's search for cycles, which would go through a million live values again and again."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 class Trace:
     """What the pickle did on the way, for `mvae.checkpoint.safety`.
 
@@ -60,12 +73,14 @@ class Trace:
         protocol: what it says of itself, or 0.
         opcodes: every opcode byte it used.
         globals: every name it would import, in the order of the file; `Global.uses` says what it does with each.
+        numpy_types: codes of the numpy types whose state it sets, such as `f4`.
     """
 
     def __init__(self) -> None:
         self.protocol = 0
         self.opcodes: set[int] = set()
         self.globals: list[Global] = []
+        self.numpy_types: list[str] = []
 
 
 class Unpickler:
@@ -108,7 +123,10 @@ class Unpickler:
             CheckpointError: not a pickle, damaged, cut off, or past a limit.
         """
         try:
-            value = self._run()
+            with collector_held_off():
+                value = self._run()
+                check_shape(value, self.limits.depth, self.limits.unfolded)
+                return value
         except CheckpointError:
             raise
         except (IndexError, struct.error) as error:
@@ -119,22 +137,8 @@ class Unpickler:
             raise self.error(f"holds a string that is not valid text ({error})") from error
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise self.error(f"is damaged ({error})") from error
-        check_shape(value, self.limits.depth, self.limits.unfolded)
-        return value
 
     def _run(self) -> Any:
-        """The loop. Python's cycle collector is held off: it would search a million live values again and
-        again.
-        """
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
-            return self._steps()
-        finally:
-            if collecting:
-                gc.enable()
-
-    def _steps(self) -> Any:
         data, used, handlers = self.data, bytearray(256), HANDLERS
         for _ in range(0, self.limits.opcodes, _CHUNK):
             for _ in range(_CHUNK):
@@ -738,6 +742,8 @@ def _inst(u: Unpickler) -> None:
 def _build(u: Unpickler) -> None:
     state, target = u.stack.pop(), u.stack[-1]
     _use(target, "built")
+    if isinstance(target, NumpyDtype):
+        u.trace.numpy_types.append(target.code)
     if isinstance(target, (NumpyArray, NumpyDtype)) and rebuild.set_numpy_state(target, state):
         return
     if isinstance(target, (Object, ObjectDict)):

@@ -33,7 +33,7 @@ def children(value: Any) -> list[tuple[Any, Any]]:
     if isinstance(value, dict):
         found = list(value.items())
         if isinstance(value, ObjectDict):
-            found += [(f"<{name}>", part) for name, part in (("args", value.args), ("state", value.state)) if part]
+            found += [(f"<{name}>", part) for name, part in (("args", value.args), ("attributes", value.state)) if part]
         return found
     if isinstance(value, (list, tuple, set, frozenset)):
         return list(enumerate(value))

@@ -1,0 +1,94 @@
+"""A checkpoint in the terminal, as a tree. `rich` is imported only when something is drawn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mvae.checkpoint.outline import Node, Outline
+from mvae.checkpoint.text import printable, size
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from mvae.checkpoint.inspect import CheckpointFile
+
+STYLES = {"key": "bold", "tensor": "cyan", "foreign": "yellow", "danger": "bold red", "more": "dim"}
+_BAR = 24
+
+
+def rich_tree(file: CheckpointFile, depth: int = 2) -> Tree:
+    """The checkpoint as a `rich` tree: what is in it, where its bytes are, what follows, and whether it is safe.
+
+    Args:
+        file: the checkpoint.
+        depth: levels of the tree that are unfolded.
+    """
+    from rich.text import Text
+    from rich.tree import Tree
+
+    title = Text(printable(file.path), "bold")
+    title.append(f"  {file.format}, {size(file.size)} ({file.size:,} bytes)", "dim")
+    tree = Tree(title, guide_style="dim")
+    _grow(tree, Outline(file, depth).nodes())
+    _grow(tree.add(Text("where the bytes are", "bold magenta")), _bytes(file))
+    if file.facts:
+        _grow(tree.add(Text("what follows (derived)", "bold magenta")), [Node(fact.text) for fact in file.facts], "")
+    _grow(tree.add(Text("safety", "bold magenta")), safety_nodes(file))
+    return tree
+
+
+def _grow(tree: Tree, nodes: list[Node], style: str | None = None) -> None:
+    from rich.text import Text
+
+    width = min(40, max((len(node.label) for node in nodes if node.text), default=0))
+    for node in nodes:
+        line = Text(
+            node.label.ljust(width) if node.text else node.label, STYLES[node.style] if style is None else style
+        )
+        if node.text:
+            line.append("  " + node.text, "red" if node.style == "danger" else "default")
+        _grow(tree.add(line), node.children)
+
+
+def _bytes(file: CheckpointFile) -> list[Node]:
+    """The byte budget, one line a heading, with a bar in proportion."""
+    found = []
+    for section, count in file.bytes.items():
+        share = count / file.size
+        bar = "█" * round(share * _BAR)
+        found.append(Node(printable(section, 40), f"{count:>15,}  {share:>6.1%}  {bar}", "more"))
+    return [*found, Node("sum", f"{sum(file.bytes.values()):>15,}  = the file's size", "more")]
+
+
+def safety_nodes(file: CheckpointFile) -> list[Node]:
+    """What `torch.load` would say to the file, and what in it reaches for the system."""
+    safety = file.safety
+    if safety.weights_only:
+        if file.contents.trace is None:
+            return [Node("there is no pickle in it: nothing can run.", style="more")]
+        return [
+            Node(f"torch.load(weights_only=True) takes it; it imports {len(safety.taken)} names, all of them known.")
+        ]
+    found = [Node(f"DANGER  {printable(refusal.name, 80)}", refusal.reason, "danger") for refusal in safety.system]
+    rest = [
+        Node(printable(refusal.name, 80), refusal.reason, "foreign") for refusal in safety.refused if not refusal.system
+    ]
+    found.append(Node("torch.load(weights_only=True) refuses it:", style="key", children=_folded(rest)))
+    found += [Node(printable(obstacle), style="foreign") for obstacle in safety.obstacles]
+    if safety.allow_list and not safety.system:
+        names = printable(", ".join(safety.allow_list), 400)
+        found.append(Node("If you trust whoever made it:", f"torch.serialization.add_safe_globals([{names}])"))
+    return found
+
+
+def _folded(nodes: list[Node], limit: int = 20) -> list[Node]:
+    if len(nodes) <= limit:
+        return nodes
+    return [*nodes[:limit], Node(f"… {len(nodes) - limit:,} more", style="more")]
+
+
+def print_tree(file: CheckpointFile, depth: int = 2, console: Any = None) -> None:
+    """Print the tree, in colour where the terminal has it."""
+    from rich.console import Console
+
+    (console or Console(highlight=False)).print(rich_tree(file, depth))

@@ -1,0 +1,42 @@
+"""Text from a file made fit to show: a terminal obeys control characters, and a file may hold any."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def printable(text: str, limit: int | None = None) -> str:
+    """The text with every character that is not printable written out, such as `\\x1b`; cut at `limit` characters."""
+    if limit is not None and len(text) > limit:
+        text = text[: limit - 1] + "…"
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def size(count: int) -> str:
+    """Bytes for people: `102.0 MB`, in powers of 1000 as disks and `ls` have them."""
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.95 or unit == "TB":
+            break
+        value /= 1000
+    return f"{count:,} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def jsonable(value: Any, depth: int = 8) -> Any:
+    """The value as JSON can hold it. What JSON has no word for, such as infinity or a placeholder, comes as text."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if value.bit_length() < 1000 else f"integer of {value.bit_length()} bits"
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, str):
+        return value[:10_000]
+    if depth and isinstance(value, dict):
+        return {str(key)[:1000]: jsonable(part, depth - 1) for key, part in value.items()}
+    if depth and isinstance(value, (list, tuple)):
+        return [jsonable(part, depth - 1) for part in value]
+    return repr(value)[:1000] if type(value).__module__.startswith("mvae.") else f"<{type(value).__name__}>"
