@@ -65,7 +65,8 @@ class Run:
         self.file = file
         self.tree: dict[Any, Any] = file.tree if isinstance(file.tree, dict) else {}
         self.optimizers = list(optimizers.optimizer_states(self.tree))
-        self.sections = Sections(file.tree)
+        of = Sections(file.tree).of
+        self.weights = [entry for entry in file.tensors if of(entry.path) == "weights"]
 
     def get(self, *path: Any) -> Any:
         """The value at a path, or None. A tensor or numpy number with one element comes as a plain number."""
@@ -350,10 +351,8 @@ def parameters(run: Run) -> Iterator[Fact]:
     """Number of parameters: the elements of the weights, a shared tensor once, buffers not counted."""
     count = tensors = 0
     seen: set[tuple[int, int, tuple[int, ...]]] = set()
-    for entry in run.file.tensors:
+    for entry in run.weights:
         tensor = entry.tensor
-        if run.sections.of(entry.path) != "weights" or entry.path[-1:] == ("<attributes>",):
-            continue
         identity = (id(tensor.storage or tensor), tensor.offset, tensor.shape)
         if tensor.parts is None and identity not in seen:
             seen.add(identity)
@@ -372,7 +371,7 @@ def precision(run: Run) -> Iterator[Fact]:
             text = f"16-bit mixed precision with a loss scale of {scale:g}."
             yield Fact("precision", "16-mixed", text, {f"{key}.scale": scale})
             return
-    kinds = {entry.tensor.dtype for entry in run.file.tensors if run.sections.of(entry.path) == "weights"}
+    kinds = {entry.tensor.dtype for entry in run.weights}
     floats = sorted(kind for kind in kinds if "float" in kind)
     if floats:
         text = f"the weights are {' and '.join(floats)}; bf16-mixed training leaves no other trace."
@@ -386,7 +385,7 @@ def prefixes(run: Run) -> Iterator[Fact]:
     weights = next((run.tree[key] for key in WEIGHTS_KEYS if isinstance(run.tree.get(key), dict)), run.tree)
     names = [str(name) for name in weights]
     for prefix, wrapper in known.items():
-        found = [name for name in names if re.search(rf"(^|\.){prefix}\.", name)]
+        found = [name for name in names if name.startswith(f"{prefix}.") or f".{prefix}." in name]
         # "module" is also a plain attribute name; a wrapper puts it in front of everything
         if found and (prefix != "module" or all(name.startswith("module.") for name in names)):
             text = (
@@ -402,8 +401,9 @@ def oversized(run: Run) -> Iterator[Fact]:
     for entry in run.file.tensors:
         storage = entry.tensor.storage
         if storage is not None and storage.record is not None:
-            used[id(storage)] = used.get(id(storage), 0) + entry.tensor.nbytes
-            storages[id(storage)] = (entry.name, storage)
+            key = id(storage)
+            used[key] = used.get(key, 0) + entry.tensor.nbytes
+            storages[key] = (entry.name, storage)
     wasted = {
         name: storage.nbytes - used[key] for key, (name, storage) in storages.items() if storage.nbytes > used[key]
     }

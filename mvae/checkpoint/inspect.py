@@ -153,11 +153,13 @@ class CheckpointFile:
     @cached_property
     def shared(self) -> dict[str, list[str]]:
         """Storage key → the names of the tensors that share it, where there are several."""
-        users: dict[str, list[str]] = {}
+        first: dict[int, str] = {}
+        found: dict[str, list[str]] = {}
         for entry in self.tensors:
-            if entry.tensor.storage is not None:
-                users.setdefault(entry.tensor.storage.key, []).append(entry.name)
-        return {key: names for key, names in users.items() if len(names) > 1}
+            storage = entry.tensor.storage
+            if storage is not None and first.setdefault(id(storage), entry.name) != entry.name:
+                found.setdefault(storage.key, [first[id(storage)]]).append(entry.name)
+        return found
 
     @cached_property
     def bytes(self) -> dict[str, int]:
@@ -171,7 +173,8 @@ class CheckpointFile:
         """What follows about the run, each with the values it follows from."""
         from mvae.checkpoint.facts import derive
 
-        return derive(self)
+        with collector_held_off():
+            return derive(self)
 
     @cached_property
     def safety(self) -> Safety:

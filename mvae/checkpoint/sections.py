@@ -38,13 +38,14 @@ class Sections:
         }
         flat = not isinstance(tree, dict) or not any(isinstance(value, (dict, list)) for value in tree.values())
         self._everything_is_weights = flat
+        self._tops = {path[0] for path in self._optimizers}
 
     def of(self, path: Path) -> str:
         """`weights`, `buffers`, `Adam exp_avg`, or the top-level key."""
-        for length in (1, 2):
+        for length in (1, 2) if path and path[0] in self._tops else ():
             name = self._optimizers.get(path[:length])
             if name is not None:
-                return f"{name} {path[-1]}" if len(path) > length + 2 else f"{name} {path[length]}"
+                return f"{name} {path[-1]}"
         if self._everything_is_weights or (path and path[0] in WEIGHTS_KEYS):
             last = str(path[-1]).rpartition(".")[2] if path else ""
             return "buffers" if last in _BUFFERS else "weights"
