@@ -37,7 +37,7 @@ def synthetic(
     rng = np.random.default_rng(seed)
     popularity = 1.0 / (np.arange(num_items) + 10.0)
     rng.shuffle(popularity)
-    affinity = rng.gamma(0.3, size=(num_tastes, num_items)) * popularity
+    affinity = rng.gamma(0.1, size=(num_tastes, num_items)) * popularity
     affinity /= affinity.sum(axis=1, keepdims=True)
 
     sigma = 0.8
@@ -47,7 +47,7 @@ def synthetic(
     indices = np.empty(indptr[-1], dtype=np.int32)
     for start in range(0, num_users, 1024):  # in blocks: the scores of all users at once would not fit in memory
         stop = min(start + 1024, num_users)
-        mixture = rng.dirichlet(np.full(num_tastes, 0.2), size=stop - start)
+        mixture = rng.dirichlet(np.full(num_tastes, 0.1), size=stop - start)
         # Gumbel top-k: the k largest of (log p + Gumbel noise) are k draws without replacement from p.
         keys = np.log(mixture @ affinity + 0.1 * popularity / popularity.sum())
         keys += rng.gumbel(size=keys.shape)
