@@ -49,6 +49,8 @@ class InteractionsDataModule(L.LightningDataModule):
             raise DataError(f"batch_size is {batch_size}; expected at least 1.")
         if not 0 < fold_in < 1:
             raise DataError(f"fold_in is {fold_in}; expected a share between 0 and 1, such as 0.8.")
+        if seed < 0:
+            raise DataError(f"seed is {seed}; expected 0 or more.")
         self.interactions = interactions
         self.batch_size = batch_size
         self.seed = seed
@@ -122,7 +124,8 @@ def split_items(matrix: sp.csr_matrix, fold_in: float, rng: np.random.Generator)
         )
     shown = np.ones(matrix.nnz, dtype=bool)
     for start, count in zip(matrix.indptr, counts, strict=False):
-        num_shown = max(1, int(fold_in * count + 1e-9))  # 1e-9: 0.8 × 5 is 4, whatever floating point says
+        num_shown = int(fold_in * count + 1e-9)  # 1e-9: 0.8 × 5 is 4, whatever floating point says
+        num_shown = min(max(1, num_shown), count - 1)
         shown[start + rng.choice(count, size=count - num_shown, replace=False)] = False
     return _keep(matrix, shown), _keep(matrix, ~shown)
 

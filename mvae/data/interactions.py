@@ -54,11 +54,13 @@ class Interactions:
         interactions already. A user who rated an item twice counts once.
 
         Raises:
-            DataError: a missing column, or nobody left.
+            DataError: a missing column, an empty id, or nobody left.
         """
         for column in ("user_id", "item_id"):
             if column not in ratings:
                 raise DataError(f"The ratings have no column {column!r}, only {list(ratings.columns)}.")
+            if ratings[column].isna().any():
+                raise DataError(f"{column} is empty in {int(ratings[column].isna().sum()):,} rows of the ratings.")
         liked = ratings[ratings["rating"] >= min_rating] if "rating" in ratings else ratings
         liked = liked.drop_duplicates(["user_id", "item_id"])
         per_user = liked["user_id"].map(liked["user_id"].value_counts())
