@@ -50,7 +50,7 @@ lessons: data  ## the lessons as tests: every stored output is compared
 store: data  ## run the lessons and store their outputs in notebooks/
 	$(BIN)/python scripts/course.py --store
 
-bench-quality: data  ## the README's table: NDCG@100 on ML-100K (about an hour)
+bench-quality: data  ## the README's table: NDCG@100 on ML-100K (some minutes)
 	$(BIN)/python -m benchmarks.quality
 
 clean:  ## remove the environment and what was made; fetched data stays
