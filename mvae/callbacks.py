@@ -54,7 +54,7 @@ class History(Callback):
         self.rows[-1].update({name: float(value) for name, value in logged if name.startswith(prefix)})
 
     def on_fit_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:
-        if self.path is not None:
+        if self.path is not None and self.rows:  # a run that never began leaves an earlier run's table alone
             write_whole(self.path, self.table.to_csv(index=False))
 
     def on_exception(self, trainer: L.Trainer, model: L.LightningModule, exception: BaseException) -> None:
@@ -64,9 +64,14 @@ class History(Callback):
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that the old one stands until the new one is complete."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as part:
-        part.write(text)
-    os.chmod(part.name, 0o644)
-    os.replace(part.name, path)
+        try:
+            part.write(text)
+            part.close()
+            os.chmod(part.name, 0o644)
+            os.replace(part.name, path)
+        except BaseException:
+            os.unlink(part.name)
+            raise
 
 
 class Progress(Callback):

@@ -68,7 +68,8 @@ def fit(
         max_epochs: stop here at the latest.
         patience: epochs without a lower ``val_loss`` before training stops.
         seed: seeds Python, NumPy and torch before the default model is made and trained.
-        save_last: also keep ``last.ckpt``, the newest epoch.
+        save_last: also keep ``last.ckpt``, a copy of the newest checkpoint that was saved. (Lightning 2.6 writes it
+            where it writes a best one, not in every epoch.)
         progress: show a live bar where there is a screen.
         callbacks: more Lightning callbacks.
         ckpt_path: a checkpoint to resume from.
@@ -106,7 +107,8 @@ def fit(
             **{"devices": 1, "log_every_n_steps": 1} | trainer_options,
         )
         trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-    if not saver.best_model_path or not math.isfinite(saver.best_model_score or math.nan):
+    score = saver.best_model_score
+    if not saver.best_model_path or score is None or not math.isfinite(score):
         raise RuntimeError("Training ended without a model to keep: val_loss was never a finite number. Lower lr.")
     best = Path(saver.best_model_path)
     best_model = type(model).load_from_checkpoint(best, map_location=model.device, weights_only=True)

@@ -20,7 +20,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # nets this small only lose by threads
 
-TINY_NET = {"hidden_dims": [16, 8], "lr": 0.01, "kl_anneal_steps": 10}
+TINY_NET = {"hidden_dims": [16, 8], "lr": 0.05, "kl_anneal_steps": 10}
 
 
 @pytest.fixture(autouse=True)
