@@ -303,7 +303,7 @@ def best(run: Run) -> Iterator[Fact]:
         is_this = re.split(r"[\\/]", path)[-1] == name
         epoch = re.search(r"epoch=(\d+)", path)
         value = {"score": score, "epoch": int(epoch.group(1)) if epoch else None, "is_this_file": is_this}
-        metric = state.get("monitor") if isinstance(state.get("monitor"), str) else "the monitored score"
+        metric = str(state.get("monitor"))[:60] if state.get("monitor") else "monitored score"
         when = f" in epoch {int(epoch.group(1)):,}" if epoch else ""
         which = "is the one saved then" if is_this else "has not the name of the one saved then"
         text = f"the best {metric} was {score:g}{when}; this file {which}."

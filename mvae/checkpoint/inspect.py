@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from mvae.checkpoint.safety import Safety
 
 
+MAX_STEPS = 10_000_000
+"""Keys and positions that lead to tensors, summed over all of them; ten times what the largest models have."""
+MAX_LETTERS = 200_000_000
+"""Letters in the names of all tensors."""
+
+
 class TensorEntry:
     """A tensor and its place in the checkpoint.
 
@@ -107,20 +113,30 @@ class CheckpointFile:
 
     @cached_property
     def _found(self) -> list[tuple[Path, Tensor | Storage]]:
-        return [(path, value) for path, value in walk(self.tree) if type(value) in (Tensor, Storage)]
+        found: list[tuple[Path, Tensor | Storage]] = []
+        steps = 0
+        for path, value in walk(self.tree, plain=False):
+            if type(value) in (Tensor, Storage):
+                found.append((path, value))
+                steps += len(path)
+                if steps > MAX_STEPS:
+                    raise CheckpointError(f"{self.path} holds too many tensors, too deep, to list them.")
+        return found
 
     @cached_property
     def tensors(self) -> list[TensorEntry]:
         """Every tensor, in the order of the file. One that stands in two places is listed twice."""
         entries: dict[str, TensorEntry] = {}
+        letters = 0
         for path, value in self._found:
             if isinstance(value, Tensor):
-                name = base = ".".join(map(str, path)) or "(the whole file)"
-                number = 1
-                while name in entries:  # {"a.b": …, "a": {"b": …}}
-                    number += 1
-                    name = f"{base}#{number}"
+                name = ".".join(map(str, path)) or "(the whole file)"
+                if name in entries:  # {"a.b": …, "a": {"b": …}}
+                    name = f"{name}#{len(entries)}"
                 entries[name] = TensorEntry(name, path, value)
+                letters += len(name)
+                if letters > MAX_LETTERS:
+                    raise CheckpointError(f"{self.path} gives its tensors names too long to list.")
         return list(entries.values())
 
     @cached_property

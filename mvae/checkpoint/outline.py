@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mvae.checkpoint.text import printable, size
@@ -17,7 +18,7 @@ from mvae.checkpoint.values import (
     Storage,
     Tensor,
 )
-from mvae.checkpoint.walk import children, is_leaf
+from mvae.checkpoint.walk import children, count, is_leaf
 
 if TYPE_CHECKING:
     from mvae.checkpoint.inspect import CheckpointFile
@@ -83,7 +84,7 @@ class Outline:
             return self._tensor(name, value, depth, path)
         if isinstance(value, Object):
             return self._object(name, value, depth, path)
-        if is_leaf(value) or not children(value):
+        if is_leaf(value) or not count(value):
             return Node(name, self._brief(value))
         line = self._one_line(value)
         if line is not None:
@@ -92,15 +93,16 @@ class Outline:
 
     def _inside(self, value: Any, depth: int, path: tuple[Any, ...]) -> list[Node]:
         """The lines of what is in a container; none where the outline ends."""
-        parts = children(value)
         if depth <= 0 or self.left <= 0:
             return []
-        if isinstance(value, Object):  # an nn.Module has a dozen empty dicts for hooks
-            parts = [(step, part) for step, part in parts if part or not str(step).startswith("_")]
-        shown = parts if len(parts) <= MAX_CHILDREN else parts[: MAX_CHILDREN - 1]
-        found = [self._node(step, part, depth - 1, (*path, step)) for step, part in shown]
-        if len(shown) < len(parts):
-            found.append(Node(f"… {len(parts) - len(shown):,} more", style="more"))
+        parts, total = children(value), count(value)
+        if isinstance(value, Object) and total < 100:  # an nn.Module has a dozen empty dicts for hooks
+            kept = [(step, part) for step, part in parts if part or not str(step).startswith("_")]
+            parts, total = iter(kept), len(kept)
+        shown = total if total <= MAX_CHILDREN else MAX_CHILDREN - 1
+        found = [self._node(step, part, depth - 1, (*path, step)) for step, part in islice(parts, shown)]
+        if shown < total:
+            found.append(Node(f"… {total - shown:,} more", style="more"))
         return found
 
     def _tensor(self, name: str, tensor: Tensor, depth: int, path: tuple[Any, ...]) -> Node:
@@ -114,32 +116,31 @@ class Outline:
         full = ".".join(map(str, path))
         if full in self.shared:
             text += f"  same bytes as {printable(self.shared[full], 48)}"
-        inside = children(tensor)
-        return Node(name, text, "tensor", self._inside(tensor, depth, path) if inside else [])
+        return Node(name, text, "tensor", self._inside(tensor, depth, path))
 
     def _object(self, name: str, value: Object, depth: int, path: tuple[Any, ...]) -> Node:
         cls = printable(str(value.cls), 80)
         style = "danger" if str(value.cls) in self.system else "foreign"
         arguments = self._one_line(value.args) if value.args else None
-        only_arguments = arguments is not None and len(children(value)) == 1
-        if only_arguments:
+        if arguments is not None and count(value) == 1:
             return Node(name, f"{cls}{arguments}", style)
-        return Node(name, cls, style, self._inside(value, depth, path) if children(value) else [])
+        return Node(name, cls, style, self._inside(value, depth, path))
 
     def _summary(self, value: Any) -> str:
         """What is in a container, in a few words: `12 tensors, 34.0 MB`, `12 × (step, exp_avg, exp_avg_sq)`."""
-        rows = [tuple(part) for _, part in children(value) if isinstance(part, dict)] if isinstance(value, dict) else []
-        if len(rows) > 1 and len(rows) == len(value) and len(set(rows)) == 1 and len(rows[0]) < 12:
-            return printable(f"{len(rows):,} × ({', '.join(map(str, rows[0]))})", MAX_LINE)
+        total = count(value)
+        rows = [part for _, part in children(value) if isinstance(part, dict) and len(part) < 12]
+        if total == len(rows) > 1 and all(row.keys() == rows[0].keys() for row in rows):
+            return printable(f"{total:,} × ({', '.join(map(str, rows[0]))})", MAX_LINE)
         kind = value.cls.name if isinstance(value, ObjectDict) else type(value).__name__
         tensors = [part for _, part in children(value) if isinstance(part, Tensor)]
-        if tensors and len(tensors) >= len(children(value)) - 1:
+        if tensors and len(tensors) >= total - 1:
             return f"{len(tensors):,} tensor{'s'[: len(tensors) > 1]}, {size(sum(tensor.nbytes for tensor in tensors))}"
-        return f"{printable(kind, 40)} of {len(value) if hasattr(value, '__len__') else len(children(value)):,}"
+        return f"{printable(kind, 40)} of {len(value) if hasattr(value, '__len__') else total:,}"
 
     def _one_line(self, value: Any) -> str | None:
         """A container of plain values in one line, if it fits."""
-        parts = children(value)
+        parts = list(islice(children(value), 17))
         if len(parts) > 16 or not all(_is_short(part) for _, part in parts):
             return None
         if not parts:

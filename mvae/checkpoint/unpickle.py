@@ -40,7 +40,7 @@ class Limits:
         unfolded: values, when one that is used twice counts twice; stops a dict that doubles itself.
     """
 
-    opcodes: int = 16_000_000
+    opcodes: int = 12_000_000
     memory: int = 400 << 20
     blob: int = 1 << 20
     depth: int = 500
@@ -386,6 +386,8 @@ def _binunicode(u: Unpickler) -> None:
         return
     u.position += length
     u.room -= length + 50
+    if u.room < 0:
+        u.charge(0)
     u.stack.append(str(u.data[start : u.position], "utf-8", "surrogatepass"))
 
 
@@ -609,7 +611,7 @@ def _remember(u: Unpickler, index: int) -> None:
     elif index < len(memo):
         memo[index] = u.stack[-1]
     else:  # Python numbers them without gaps; one that leaps ahead may not cost more than it brings
-        u.charge(8 * (index - len(memo) + 1))
+        u.charge(32 * (index - len(memo) + 1))
         memo.extend([_NOTHING] * (index - len(memo)))
         memo.append(u.stack[-1])
 
