@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,8 @@ class History(Callback):
     that step), and what the model logged: ``train_loss``, ``val_loss``, ``val_ndcg@100``, …
 
     Args:
-        path: CSV file for the table, written when training ends. A resumed run continues the file it finds there.
+        path: CSV file for the table, written with every checkpoint and when training ends. A resumed run continues
+            the file it finds there.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -33,10 +35,12 @@ class History(Callback):
 
     def on_train_start(self, trainer: L.Trainer, model: L.LightningModule) -> None:
         if trainer.global_step > 0 and self.path is not None and self.path.exists():
-            earlier = pd.read_csv(self.path)
+            earlier = pd.read_csv(self.path, float_precision="round_trip")
             self.rows = earlier[earlier["step"] <= trainer.global_step].to_dict("records")
 
     def on_train_batch_start(self, trainer: L.Trainer, model: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.rows and self.rows[-1]["step"] == trainer.global_step + 1:
+            return  # gradients are accumulated: another batch of the same step
         row: dict[str, float] = {"step": trainer.global_step + 1, "epoch": trainer.current_epoch}
         row["beta"] = float(getattr(model, "beta", 0.0))
         row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
@@ -51,14 +55,20 @@ class History(Callback):
 
     def _note(self, trainer: L.Trainer, prefix: str) -> None:
         logged = trainer.callback_metrics.items()
-        self.rows[-1].update({name: float(value) for name, value in logged if name.startswith(prefix)})
+        if self.rows:  # none if a run is resumed without its table, and begins with a validation
+            self.rows[-1].update({name: float(value) for name, value in logged if name.startswith(prefix)})
+
+    def on_save_checkpoint(self, trainer: L.Trainer, model: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        with suppress(OSError):  # the checkpoint is about to be saved to the same folder, and will say it better
+            self.on_fit_end(trainer, model)
 
     def on_fit_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:
         if self.path is not None and self.rows:  # a run that never began leaves an earlier run's table alone
             write_whole(self.path, self.table.to_csv(index=False))
 
     def on_exception(self, trainer: L.Trainer, model: L.LightningModule, exception: BaseException) -> None:
-        self.on_fit_end(trainer, model)
+        with suppress(OSError):  # which would hide the exception that brought us here
+            self.on_fit_end(trainer, model)
 
 
 def write_whole(path: Path, text: str) -> None:
