@@ -33,6 +33,11 @@ class Candidate:
     mode: str = "min"
     score: float | None = None
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether it has ModelCheckpoint's fixed name, which the next run may overwrite."""
+        return re.fullmatch(r"last(-v\d+)?", self.path.stem) is not None
+
 
 def get_latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
     """The checkpoint of the best model in a folder, by the score recorded inside the files.
@@ -59,7 +64,7 @@ def get_latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
         )
     scored = [c for c in candidates if c.score is not None]
     if not scored:
-        return max(candidates, key=lambda c: (c.step, c.path.name)).path
+        return max(candidates, key=lambda c: (c.step, not c.is_copy, c.path.name)).path
     metrics = sorted({f"{c.monitor} ({c.mode})" for c in scored})
     if len(metrics) > 1:
         raise CheckpointError(
@@ -67,12 +72,12 @@ def get_latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
             "Move one run's files to a folder of their own."
         )
     sign = 1 if scored[0].mode == "min" else -1
-    # Equal scores: the earlier step, as ModelCheckpoint itself keeps the first of equals.
-    return min(scored, key=lambda c: (sign * _finite(c.score), c.step, c.path.name)).path
+    # Equal scores: the earlier step, as ModelCheckpoint itself keeps the first of equals; and not its copy last.ckpt.
+    return min(scored, key=lambda c: (_loss(sign, c.score), c.step, c.is_copy, c.path.name)).path
 
 
-def _finite(score: float | None) -> float:
-    return math.inf if score is None or math.isnan(score) else score
+def _loss(sign: int, score: float | None) -> float:
+    return math.inf if score is None or math.isnan(score) else sign * score
 
 
 def _candidates(folder: Path) -> Iterator[Candidate]:
