@@ -11,6 +11,8 @@ from zipfile import is_zipfile
 import torch
 
 from mvae.checkpoint.errors import CheckpointError, CheckpointNotFoundError
+from mvae.checkpoint.formats import Format
+from mvae.checkpoint.reader import read
 from mvae.metrics import mask_seen
 from mvae.model import MultiVAE
 
@@ -44,7 +46,10 @@ class Recommender(NamedTuple):
 
         Raises:
             CheckpointError: nothing liked, or an id that is not in the vocabulary.
+            ValueError: ``top`` is below 1.
         """
+        if top < 1:
+            raise ValueError(f"top is {top}; expected how many items to recommend, at least 1.")
         column = {item_id: i for i, item_id in enumerate(self.vocabulary)}
         unknown = [item_id for item_id in liked if item_id not in column]
         if unknown or not liked:
@@ -91,13 +96,20 @@ def load(path: str | os.PathLike[str], *, weights_only: bool = True) -> Recommen
             f"{path.name} holds a MultiVAE but no item vocabulary (no key {VOCABULARY_KEY!r}), so nothing says which "
             "item a column is. Train with InteractionsDataModule, or call MultiVAE.load_from_checkpoint."
         )
-    items = list(vocabulary["item_ids"])
-    if len(items) != model.hparams["num_items"]:
+    try:
+        items, source = list(vocabulary["item_ids"]), vocabulary.get("source")
+        different = len(set(items))
+    except (AttributeError, KeyError, TypeError):
         raise CheckpointError(
-            f"{path.name} has a model of {model.hparams['num_items']:,} items and a vocabulary of {len(items):,}. "
-            "They must be equal; the file was changed after it was saved."
+            f"{path.name} has {VOCABULARY_KEY!r}, but not as this package's data module saves it: expected item_ids, "
+            "a list of ids. Load it with the data module that saved it."
+        ) from None
+    if not model.hparams["num_items"] == len(items) == different:
+        raise CheckpointError(
+            f"{path.name} has a model of {model.hparams['num_items']:,} items and a vocabulary of {len(items):,}, "
+            f"{different:,} of them different. All three must be equal; the file was changed after it was saved."
         )
-    return Recommender(model.requires_grad_(False).eval(), items, vocabulary.get("source"))
+    return Recommender(model.requires_grad_(False).eval(), items, source)
 
 
 def read_with_torch(path: Path, weights_only: bool) -> dict[str, Any]:
@@ -115,6 +127,13 @@ def read_with_torch(path: Path, weights_only: bool) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=is_zipfile(path))
     except Exception as error:
         # torch raises many types, most of them about its own internals: RuntimeError, UnpicklingError, EOFError, …
+        # What is no checkpoint, or is cut off, this package's own reader says in plain words.
+        contents = read(path)
+        if contents.format is Format.PICKLE:
+            raise CheckpointError(
+                f"{path.name} is a plain pickle, not a file that torch.save or Lightning wrote, so PyTorch does not "
+                "load it. `mvae inspect` shows what is in it."
+            ) from None
         if weights_only and "weights" in str(error).lower() and "only" in str(error).lower():
             raise CheckpointError(
                 f"torch.load(weights_only=True) refuses {path.name}: {_refused(error)} See what it would import "
@@ -128,7 +147,7 @@ def read_with_torch(path: Path, weights_only: bool) -> dict[str, Any]:
         found = (
             f"the keys {', '.join(map(str, list(checkpoint)[:5]))}"
             if isinstance(checkpoint, dict)
-            else type(checkpoint)
+            else f"a {type(checkpoint).__name__}"
         )
         raise CheckpointError(
             f"{path.name} is not a Lightning checkpoint with saved hyperparameters: it holds {found}. "
@@ -148,5 +167,5 @@ def _refused(error: Exception) -> str:
     """The sentence of torch's message that names what is not allowed."""
     for line in str(error).splitlines():
         if "GLOBAL" in line or "Unsupported" in line or "not an allowed global" in line:
-            return line.strip().split(". ")[0] + "."
+            return line.strip().split(". ")[0].rstrip(".") + "."
     return _first_lines(error)
