@@ -14,8 +14,11 @@ from typing import Any
 import lightning as L
 import pandas as pd
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.plugins import CheckpointIO
 
 from .callbacks import History, Progress
+from .checkpoint.resume import ExactResume
+from .checkpoint.save import DurableCheckpointIO
 from .data.datamodule import InteractionsDataModule
 from .model import MultiVAE
 
@@ -61,6 +64,9 @@ def fit(
 ) -> FitResult:
     """Train until ``val_loss`` has not fallen for ``patience`` epochs, and keep the best epoch's checkpoint.
 
+    Checkpoints are written whole or not at all (:class:`~mvae.checkpoint.save.DurableCheckpointIO`), and a run that
+    is resumed from one equals a run that was never interrupted (:class:`~mvae.checkpoint.resume.ExactResume`).
+
     Args:
         datamodule: the data.
         model: what to train; by default a new ``MultiVAE(datamodule.num_items, **SMALL_DATA)``.
@@ -72,13 +78,16 @@ def fit(
             where it writes a best one, not in every epoch.)
         progress: show a live bar where there is a screen.
         callbacks: more Lightning callbacks.
-        ckpt_path: a checkpoint to resume from.
-        trainer_options: anything else for ``lightning.Trainer``, such as ``precision="bf16-mixed"``.
+        ckpt_path: a checkpoint to resume from, with the same data and ``out``.
+        trainer_options: anything else for ``lightning.Trainer``, such as ``precision="bf16-mixed"``. A
+            ``CheckpointIO`` among its ``plugins`` takes the place of ours.
 
     Raises:
         DataError: ``ckpt_path`` was trained on another item vocabulary.
+        CheckpointNotSavedError: ``out`` cannot be written to, or its disk is full.
     """
     out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
     L.seed_everything(seed, verbose=False)
     if model is None:
         model = MultiVAE(datamodule.num_items, **SMALL_DATA)
@@ -93,13 +102,21 @@ def fit(
         verbose=True,
     )
     stopper = EarlyStopping(monitor="val_loss", mode="min", patience=patience)
-    wired: list[Callback] = [history, stopper, *callbacks, saver]
+    wired: list[Callback] = [history, stopper, *callbacks]
     if progress:
         wired.append(Progress())
+    if not any(isinstance(callback, ExactResume) for callback in callbacks):
+        wired.append(ExactResume())
+    wired.append(saver)
+    plugins = trainer_options.pop("plugins", None) or []
+    plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(DurableCheckpointIO())
     with quiet():
         trainer = L.Trainer(
             max_epochs=max_epochs,
             callbacks=wired,
+            plugins=plugins,
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -17,15 +17,22 @@ from mvae.checkpoint.reader import Contents, read
 from mvae.checkpoint.values import Global, Object, Storage, Tensor
 
 if TYPE_CHECKING:
+    from mvae.checkpoint.durable import CheckpointNotSavedError
     from mvae.checkpoint.figure import byte_budget_figure
     from mvae.checkpoint.latest import get_latest_checkpoint
     from mvae.checkpoint.load import load
+    from mvae.checkpoint.realign import realign
+    from mvae.checkpoint.resume import ExactResume
+    from mvae.checkpoint.save import DurableCheckpointIO
 
 __all__ = [
     "CheckpointError",
     "CheckpointFile",
     "CheckpointNotFoundError",
+    "CheckpointNotSavedError",
     "Contents",
+    "DurableCheckpointIO",
+    "ExactResume",
     "Global",
     "Object",
     "Storage",
@@ -35,12 +42,17 @@ __all__ = [
     "inspect",
     "load",
     "read",
+    "realign",
 ]
 
 _LAZY = {
+    "CheckpointNotSavedError": "durable",
+    "DurableCheckpointIO": "save",
+    "ExactResume": "resume",
     "byte_budget_figure": "figure",
     "get_latest_checkpoint": "latest",
     "load": "load",
+    "realign": "realign",
 }
 """Name → the module of this package that has it. To add one: here, in `__all__`, and under `TYPE_CHECKING`."""
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+
+from ..errors import DataError
 
 
 class CSRLoader:
@@ -15,6 +18,9 @@ class CSRLoader:
 
     A Lightning loader is anything with ``__iter__`` and ``__len__``. Cutting a whole batch out of the matrix at
     once is far faster than a ``DataLoader`` that fetches and stacks one row at a time.
+
+    With ``state_dict`` and ``load_state_dict`` it can also go on in the middle of an epoch: Lightning saves the one
+    in the checkpoint, under ``loops``, and calls the other when training resumes.
 
     Args:
         matrices: CSR matrices with the same number of rows. One gives tensors, several give tuples of tensors.
@@ -28,16 +34,51 @@ class CSRLoader:
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0  # counts the passes begun
+        self.batch = 0  # counts the batches given out in the last of them
+        self.start = 0  # where the next pass begins: not at 0 if it goes on with one that was cut short
+        self.batch_sampler = SimpleNamespace(sampler=self)  # where Lightning looks for set_epoch
 
     def __len__(self) -> int:
         return -(-self.matrices[0].shape[0] // self.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
+        start, self.start = self.start, 0
+        return self._batches(start)
+
+    def _batches(self, start: int) -> Iterator[Any]:
         rows = np.arange(self.matrices[0].shape[0])
         if self.shuffle:
             np.random.default_rng((self.seed, self.epoch)).shuffle(rows)
         self.epoch += 1
-        for start in range(0, len(rows), self.batch_size):
-            chosen = rows[start : start + self.batch_size]
+        for number in range(start, len(self)):
+            chosen = rows[number * self.batch_size : (number + 1) * self.batch_size]
             batch = tuple(torch.from_numpy(matrix[chosen].toarray()) for matrix in self.matrices)
+            self.batch = number + 1
             yield batch if len(batch) > 1 else batch[0]
+
+    def set_epoch(self, epoch: int) -> None:
+        """The number of the pass that comes next. Lightning calls it, so that a resumed run has the same orders."""
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """How far the pass under way has come, and what its order follows from."""
+        return {"epoch": self.epoch, "batch": self.batch} | self._order()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on where another loader stood.
+
+        Raises:
+            DataError: it stood in the middle of a pass over other rows, or in another order.
+        """
+        cut_short = state_dict["batch"] not in (0, len(self))
+        if cut_short and not self._order().items() <= state_dict.items():
+            saved = {name: state_dict.get(name) for name in self._order()}
+            raise DataError(
+                f"The checkpoint is from the middle of an epoch with {saved}, and this data has {self._order()}: its "
+                "next batch cannot be found. Use the data, batch_size and seed it was trained with."
+            )
+        self.epoch = state_dict["epoch"] - cut_short
+        self.start = state_dict["batch"] if cut_short else 0
+
+    def _order(self) -> dict[str, int]:
+        return {"rows": self.matrices[0].shape[0], "batch_size": self.batch_size, "seed": self.seed}

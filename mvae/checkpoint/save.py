@@ -1,0 +1,93 @@
+"""Save a checkpoint so that neither a kill, a full disk nor a power cut costs the one that was there before."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from mvae.checkpoint.archive import Archive
+from mvae.checkpoint.durable import CheckpointNotSavedError, durable_file
+from mvae.checkpoint.errors import CheckpointError
+from mvae.checkpoint.source import Source
+
+_CHUNK = 1 << 20
+
+
+def save(checkpoint: Any, path: str | os.PathLike[str]) -> None:
+    """`torch.save`, whole or not at all: see :func:`~mvae.checkpoint.durable.durable_file`.
+
+    Tensors are written from where they are, without a second copy in memory, and what was written is read back and
+    compared with its checksums before it takes the place of the old file.
+
+    Raises:
+        CheckpointNotSavedError: the folder cannot be written to, the disk is full, or the file read back is not the
+            one that was written. The old file stands.
+    """
+    with durable_file(path, check=check_written) as file:
+        torch.save(checkpoint, file)
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Lightning's way to disk (a ``CheckpointIO``) through :func:`save`: ``Trainer(plugins=[DurableCheckpointIO()])``.
+
+    Lightning's own builds the file in memory first, a second copy of everything; goes through ``$TMPDIR``, from where
+    moving it may be a copy that a kill cuts short; never calls ``fsync``; and says nothing of a folder that cannot be
+    written to. Loading and removing are Lightning's own, and so is saving to anything but a local path (``s3://…``).
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Save to a local path, whole or not at all.
+
+        Raises:
+            CheckpointNotSavedError: see :func:`save`.
+            TypeError: ``storage_options`` were passed; there are none.
+        """
+        files, local_path = url_to_fs(str(path))
+        if storage_options is not None or not isinstance(files, LocalFileSystem):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            save(checkpoint, local_path)
+
+
+def check_written(path: str) -> None:
+    """Read a zip file back and compare all of it with its checksums, in a fixed amount of memory.
+
+    Raises:
+        CheckpointNotSavedError: it is not a whole zip file, or a checksum differs.
+    """
+    try:
+        archive = Archive(Source.open(path))
+    except CheckpointError as error:
+        raise CheckpointNotSavedError(f"What was written does not read back, the old file stands: {error}") from error
+    if not archive.has_checksums:  # switched off by torch.serialization.set_crc32_options(False)
+        return
+    with open(path, "rb", buffering=0) as file:
+        for member in archive.members.values():
+            if _crc32(file, member.offset, member.stored) != member.crc32:
+                raise CheckpointNotSavedError(
+                    f"What was written reads back with other bytes in '{member.name}', so the old file stands. The "
+                    "disk or the memory of this machine is failing."
+                )
+
+
+def _crc32(file: BinaryIO, offset: int, size: int) -> int:
+    # Not through the memory map: its pages would count as this process's memory.
+    file.seek(offset)
+    buffer = memoryview(bytearray(_CHUNK))
+    crc = 0
+    while size:
+        read = file.readinto(buffer[: min(size, _CHUNK)])  # type: ignore[attr-defined]
+        if not read:
+            break
+        crc = zlib.crc32(buffer[:read], crc)
+        size -= read
+    return crc
