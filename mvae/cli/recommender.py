@@ -26,7 +26,9 @@ EASE_MAX_ITEMS = 20_000
 def train(
     data: Annotated[str, typer.Option(help="ml-100k, ml-1m … ml-32m, or a CSV or TSV file of ratings.")] = "ml-100k",
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint and history.csv.")] = Path("checkpoints"),
-    seed: Annotated[int, typer.Option(help="Decides the split, the weights at the start and the dropout.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Decides the split, the weights at the start and the dropout.")
+    ] = 0,
     max_epochs: Annotated[int, typer.Option(min=1, help="Stop here at the latest.")] = 200,
     patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs without a lower val_loss.")] = 20,
     batch_size: Annotated[int, typer.Option(min=1, help="Users per training batch.")] = 128,
@@ -45,7 +47,7 @@ def train(
     from mvae.data import Interactions, InteractionsDataModule
     from mvae.training import fit
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     interactions = Interactions.from_ratings(ratings, min_rating, min_per_user)
     datamodule = InteractionsDataModule(
         interactions, batch_size=batch_size, num_val_users=val_users, num_test_users=test_users, seed=seed
@@ -55,6 +57,7 @@ def train(
         f"{data}: {interactions.num_users:,} users ({users}, {datamodule.test_fold_in.shape[0]:,} for the test), "
         f"{interactions.num_items:,} items, {interactions.matrix.nnz:,} interactions",
         highlight=False,
+        soft_wrap=True,
     )
     result = fit(datamodule, out=out, max_epochs=max_epochs, patience=patience, seed=seed)
     console.print(
@@ -96,8 +99,8 @@ def recommend(
     from rich.table import Table
 
     because = ", ".join(known[i] or str(i) for i in liked_ids)
-    console = Console()
-    console.print(f"For somebody who likes {because}:", highlight=False)
+    console = Console(markup=False, emoji=False)  # a title may well have brackets or colons in it
+    console.print(f"For somebody who likes {because}:", highlight=False, soft_wrap=True)
     table = Table()
     for header in ("#", "item id", "title", "probability"):
         table.add_column(header, justify="left" if header == "title" else "right")
@@ -108,6 +111,8 @@ def recommend(
 
 def find_item(text: str, titles: dict[Hashable, str]) -> Hashable:
     """The item that a person means: an item id, a whole title, or a part that only one title has.
+
+    A number that is no item id is not looked for inside titles: 98 is more likely a mistake than Aliens (1986).
 
     Raises:
         DataError: nothing matches, or several do; it names the nearest ones.
@@ -124,7 +129,7 @@ def find_item(text: str, titles: dict[Hashable, str]) -> Hashable:
         )
     for matches in (
         [i for i, title in plain.items() if wanted in (title, title.rsplit(" (", 1)[0])],
-        [i for i, title in plain.items() if wanted and wanted in title],
+        [i for i, title in plain.items() if wanted and not wanted.isdecimal() and wanted in title],
     ):
         if len(matches) == 1:
             return matches[0]
