@@ -35,7 +35,7 @@ class History(Callback):
 
     def on_train_start(self, trainer: L.Trainer, model: L.LightningModule) -> None:
         if trainer.global_step > 0 and self.path is not None and self.path.exists():
-            earlier = pd.read_csv(self.path, float_precision="round_trip")
+            earlier = pd.read_csv(self.path)
             self.rows = earlier[earlier["step"] <= trainer.global_step].to_dict("records")
 
     def on_train_batch_start(self, trainer: L.Trainer, model: L.LightningModule, batch: Any, batch_idx: int) -> None:

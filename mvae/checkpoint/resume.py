@@ -32,7 +32,7 @@ class ExactResume(Callback):
       epoch's very end (left out; and with ``max_steps`` an epoch is). Otherwise None.
 
     The position in the data is saved by Lightning for a loader that has ``state_dict`` and ``load_state_dict``, as
-    ``CSRLoader`` does; with any other, resuming is exact from an epoch's end only.
+    ``CSRLoader`` does. With a plain ``DataLoader`` resuming is exact from an epoch's end, not from within one.
 
     Put it last among the callbacks: one after it could draw random numbers that the saved states do not know of.
 
@@ -77,20 +77,24 @@ class ExactResume(Callback):
         if saved is None:
             return
         trainer.callback_metrics.update(saved["metrics"])
-        if saved["next"] == SCHEDULER_STEP:
-            _step_plateau_schedulers(trainer, model)
-        elif saved["next"] == EPOCH_END and trainer.fit_loop._data_fetcher is not None:
-            trainer.fit_loop._data_fetcher.iterator = iter(())  # no batch is left of the epoch
         if trainer.fit_loop.restarting and trainer.fit_loop.epoch_loop._num_ready_batches_reached():
             self._stop_owed = saved["should_stop"]  # once the epoch's end is done, as in an uninterrupted run
         else:
             trainer.should_stop = saved["should_stop"]
         set_generator_states(_own(trainer, saved["generators"]), model.device)
+        fetcher = trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        if saved["next"] == SCHEDULER_STEP:
+            _step_plateau_schedulers(trainer, model)
+            iter(fetcher)  # begins the epoch's pass again: a DataLoader draws from the generators as it begins one
+        elif saved["next"] == EPOCH_END:
+            fetcher.iterator = iter(())  # no batch is left of the epoch
 
     def on_train_epoch_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:
         # True until the epoch that the file was saved in has ended, and Lightning then steps no plateau scheduler.
         # It would step it after this hook, so that is when it is made up for: as the next epoch starts.
-        self._step_owed = trainer.fit_loop.restarting
+        loop = trainer.fit_loop
+        self._step_owed = loop.restarting and loop.epoch_loop._num_ready_batches_reached()
         trainer.should_stop = trainer.should_stop or self._stop_owed
 
     def on_train_epoch_start(self, trainer: L.Trainer, model: L.LightningModule) -> None:
