@@ -251,13 +251,13 @@ def _read_local_header(source: Source, member: Member, limit: int) -> None:
         found = bytes(source.data[name_at : name_at + min(name_length, 60)])
         raise CheckpointError(f"the directory says '{member.name}' where the file itself says {found!r}.")
     member.offset = name_at + name_length + extra_length
-    member.padding = _padding(source, name_at + name_length, extra_length)
     past = member.offset + member.stored
     if past > limit:
         raise CheckpointError(
             f"'{member.name}' claims {member.stored:,} bytes from byte {member.offset:,}; only "
             f"{max(0, limit - member.offset):,} are there. The file was cut or changed."
         )
+    member.padding = _padding(source, name_at + name_length, extra_length)
     member.end = past + _descriptor_size(source, member, past, limit)
 
 

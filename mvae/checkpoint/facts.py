@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from mvae.checkpoint import optimizers
 from mvae.checkpoint.errors import CheckpointError
 from mvae.checkpoint.formats import Format
+from mvae.checkpoint.known import meaning
 from mvae.checkpoint.sections import WEIGHTS_KEYS, Sections
 from mvae.checkpoint.text import jsonable
-from mvae.checkpoint.values import NumpyScalar, Object, Tensor
+from mvae.checkpoint.values import Object, Tensor
 
 if TYPE_CHECKING:
     from mvae.checkpoint.inspect import CheckpointFile
@@ -72,6 +73,7 @@ class Run:
         """The value at a path, or None. A tensor or numpy number with one element comes as a plain number."""
         value: Any = self.tree
         for step in path:
+            value = meaning(value)
             if isinstance(value, (list, tuple)) and type(step) is int and step < len(value):
                 value = value[step]
             elif isinstance(value, (dict, Object)):
@@ -109,7 +111,7 @@ def plain(value: Any) -> Any:
             return value.item()
         except CheckpointError:
             return value
-    return value.value if isinstance(value, NumpyScalar) else value
+    return meaning(value)
 
 
 # --- what kind

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from mvae.checkpoint.known import meaning
 from mvae.checkpoint.text import printable, size
 from mvae.checkpoint.values import (
     Blob,
@@ -121,6 +122,10 @@ class Outline:
     def _object(self, name: str, value: Object, depth: int, path: tuple[Any, ...]) -> Node:
         cls = printable(str(value.cls), 80)
         style = "danger" if str(value.cls) in self.system else "foreign"
+        known = meaning(value)
+        if known is not value:
+            line = self._one_line(known) if count(known) else self._brief(known)
+            return Node(name, f"{cls}  {line or ''}", style, [] if line else self._inside(known, depth, path))
         arguments = self._one_line(value.args) if value.args else None
         if arguments is not None and count(value) == 1:
             return Node(name, f"{cls}{arguments}", style)

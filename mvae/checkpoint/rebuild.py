@@ -15,6 +15,7 @@ from typing import Any
 
 from mvae.checkpoint import dtypes
 from mvae.checkpoint.errors import CheckpointError
+from mvae.checkpoint.keys import KeyGuard
 from mvae.checkpoint.values import (
     Blob,
     Global,
@@ -252,18 +253,17 @@ def _dict(cls: Global, args: tuple[Any, ...]) -> ObjectDict:
         raise TypeError("not a dict")
     found = ObjectDict(cls)
     if args:
-        pairs = args[0].items() if type(args[0]) is dict else args[0]
-        for key, value in pairs:
-            if type(key) not in (str, int):
-                raise TypeError("not a plain key")
-            found[key] = value
+        pairs = list(args[0].items() if type(args[0]) is dict else args[0])
+        KeyGuard().check(found, [key for key, _ in pairs])
+        found.update(pairs)
     return found
 
 
 def _set(cls: Global, args: tuple[Any, ...]) -> set[Any] | frozenset[Any]:
     items = args[0] if args else []
-    if len(args) > 1 or not isinstance(items, (list, tuple)) or not all(type(i) in (str, int) for i in items):
-        raise TypeError("not a plain set")
+    if len(args) > 1 or not isinstance(items, (list, tuple, set, frozenset)):
+        raise TypeError("not a set")
+    KeyGuard().check(items, list(items))
     return frozenset(items) if cls.name == "frozenset" else set(items)
 
 
@@ -276,6 +276,13 @@ def _encode(_: Global, args: tuple[Any, ...]) -> bytes | Blob:
         text.latin = True
         return text
     return str.encode(text, "latin-1")
+
+
+def _bytes(_: Global, args: tuple[Any, ...]) -> bytes:
+    """`bytes()`: how protocols 0 to 2 write the empty byte string."""
+    if args:
+        raise TypeError("not the empty byte string")
+    return b""
 
 
 def _bytearray(_: Global, args: tuple[Any, ...]) -> bytearray:
@@ -339,6 +346,7 @@ def _table() -> dict[tuple[str, ...], Builder]:
         "builtins set": _set,
         "builtins frozenset": _set,
         "builtins bytearray": _bytearray,
+        "builtins bytes": _bytes,
         "builtins complex": _complex,
         "_codecs encode": _encode,
         "copyreg _reconstructor": _reconstructor,

@@ -130,7 +130,7 @@ class Unpickler:
         except CheckpointError:
             raise
         except (IndexError, struct.error) as error:
-            if self.position >= len(self.data):
+            if self.position >= len(self.data) and bytes(self.data[-1:]) != b".":
                 raise self.error("ends in the middle: the file is cut off") from error
             raise self.error("takes a value that is not there") from error
         except UnicodeError as error:
@@ -178,12 +178,12 @@ class Unpickler:
         self.position += layout.size
         return value
 
-    def line(self) -> str:
+    def line(self, encoding: str = "utf-8") -> str:
         """The text up to the next newline, as the oldest opcodes write their arguments."""
         for length in (256, _MAX_LINE):
             found = bytes(self.data[self.position : self.position + length]).find(b"\n")
             if found >= 0:
-                text = str(self.data[self.position : self.position + found], "utf-8")
+                text = str(self.data[self.position : self.position + found], encoding)
                 self.position += found + 1
                 self.charge(found)
                 return text
@@ -453,7 +453,7 @@ def _binstring(u: Unpickler) -> None:
 
 @_on(b"S")
 def _string(u: Unpickler) -> None:
-    text = u.line()
+    text = u.line("latin-1")
     if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
         raise u.error("has a string without its quotes")
     _old_string(u, codecs.escape_decode(text[1:-1].encode("latin-1"))[0])  # type: ignore[attr-defined]
@@ -461,7 +461,7 @@ def _string(u: Unpickler) -> None:
 
 @_on(b"V")
 def _unicode(u: Unpickler) -> None:
-    u.stack.append(u.line().encode("latin-1").decode("raw-unicode-escape"))
+    u.stack.append(u.line("latin-1").encode("latin-1").decode("raw-unicode-escape"))
 
 
 @_on(b"\x97\x98")
@@ -546,7 +546,8 @@ def _tuple3(u: Unpickler) -> None:
 @_on(b"l")
 def _list(u: Unpickler) -> None:
     u.charge(_CONTAINER)
-    u.stack.append(u.pop_mark())
+    items = u.pop_mark()
+    u.stack.append(items)
 
 
 @_on(b"d")

@@ -1,0 +1,127 @@
+"""The verdict on what a file would import must be that of the real `torch.load(weights_only=True)`."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hostile_files import calls, checkpoint, name, pickle_of, text
+from real_files import foreign_objects
+
+from mvae.checkpoint import inspect
+from mvae.checkpoint.safety import ALLOWED, Safety
+from mvae.checkpoint.values import Global
+
+
+def resolve(dotted: str) -> Any:
+    """The object of that name."""
+    module, _, attribute = dotted.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def loads(path: Path, allowed: list[str]) -> bool:
+    """Whether torch takes the file when these names are on its list."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.serialization.safe_globals([(resolve(one), one) for one in allowed]))
+        try:
+            torch.load(path, weights_only=True)
+        except Exception:
+            return False
+        return True
+
+
+def judged(tmp_path: Path, value: Any) -> tuple[Path, Safety]:
+    path = tmp_path / "x.pt"
+    torch.save(value, path)
+    return path, inspect(path).safety
+
+
+def test_the_list_of_names_taken_is_that_of_the_torch_installed() -> None:
+    from torch._weights_only_unpickler import _get_allowed_globals
+
+    assert set(_get_allowed_globals()) == ALLOWED
+
+
+@pytest.mark.parametrize("kind", list(foreign_objects()))
+def test_verdict_and_allow_list_for_what_people_save(tmp_path: Path, kind: str) -> None:
+    path, safety = judged(tmp_path, {"hyper_parameters": foreign_objects()[kind]})
+    assert safety.weights_only == loads(path, [])
+    if safety.allow_list is None:
+        assert not loads(path, [refusal.name for refusal in safety.refused])
+        assert safety.obstacles
+        return
+    assert loads(path, safety.allow_list)
+    for left_out in safety.allow_list:
+        assert not loads(path, [one for one in safety.allow_list if one != left_out]), left_out
+
+
+def test_a_numpy_number_needs_the_type_that_the_pickle_does_not_name(tmp_path: Path) -> None:
+    _, safety = judged(tmp_path, {"lr": np.float32(0.1)})
+    assert safety.allow_list is not None
+    assert "numpy.dtypes.Float32DType" in safety.allow_list
+    assert "numpy" in safety.refused[0].reason
+
+
+def test_omegaconf_can_be_loaded_with_the_list(zoo: dict[str, Path]) -> None:
+    safety = inspect(zoo["omegaconf"]).safety
+    assert not safety.weights_only
+    assert safety.allow_list is not None
+    assert loads(zoo["omegaconf"], safety.allow_list)
+
+
+def test_a_class_filled_item_by_item_cannot_be_allowed(zoo: dict[str, Path]) -> None:
+    safety = inspect(zoo["hyperparameters"]).safety
+    assert safety.allow_list is None
+    assert any("AttributeDict" in obstacle for obstacle in safety.obstacles)
+
+
+def test_a_class_that_is_not_installed_is_named(zoo: dict[str, Path]) -> None:
+    safety = inspect(zoo["vanished"]).safety
+    assert safety.refused[0].name == "gone_project.Config"
+    assert not safety.system
+
+
+@pytest.mark.parametrize(("kind", "pickle"), list(calls()))
+def test_a_call_into_the_system_is_named(kind: str, pickle: bytes) -> None:
+    from mvae.checkpoint import CheckpointError
+
+    try:
+        safety = inspect(checkpoint(pickle)).safety
+    except CheckpointError:
+        return
+    assert not safety.weights_only
+    harmless = ("EXT1", "EXT2", "EXT4", "APPEND to an object")
+    assert bool(safety.system) == (kind not in harmless), safety
+
+
+@pytest.mark.parametrize("module", ["os", "posix", "nt", "sys"])
+def test_blocked_modules_cannot_be_allowed(module: str) -> None:
+    safety = inspect(checkpoint(pickle_of(name(module, "anything"), text("x"), b"\x85R"))).safety
+    assert safety.allow_list is None
+    assert safety.system
+
+
+def test_protocol_4_is_an_obstacle(zoo: dict[str, Path]) -> None:
+    safety = inspect(zoo["protocol 4"]).safety
+    assert not safety.weights_only
+    assert safety.allow_list is None
+    assert "protocol 4" in safety.obstacles[0]
+
+
+def test_a_path_is_refused_and_harmless(tmp_path: Path) -> None:
+    _, safety = judged(tmp_path, {"dir": pathlib.PurePosixPath("/x")})
+    assert not safety.system
+    assert safety.allow_list == [str(Global(pathlib.PurePosixPath.__module__, "PurePosixPath"))]
+
+
+def test_safetensors_have_nothing_to_run(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.ones(2)}, tmp_path / "x.safetensors")
+    assert inspect(tmp_path / "x.safetensors").safety == Safety(True, allow_list=[])
