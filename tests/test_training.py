@@ -72,13 +72,13 @@ def test_hyperparameters_and_vocabulary_are_in_it(checkpoint: dict, datamodule: 
     assert checkpoint["InteractionsDataModule"] == {"item_ids": datamodule.item_ids, "source": "made-up"}
 
 
-def test_adam_and_both_callbacks_are_in_it(checkpoint: dict, trained: FitResult) -> None:
+def test_adam_and_the_callbacks_are_in_it(checkpoint: dict, trained: FitResult) -> None:
     (adam,), (scheduler,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
     assert set(adam["state"]) == set(range(12))
     assert {frozenset(state) for state in adam["state"].values()} == {frozenset({"step", "exp_avg", "exp_avg_sq"})}
     assert scheduler["factor"] == 0.5
     names = sorted(str(name).split("{")[0] for name in checkpoint["callbacks"])
-    assert names == ["EarlyStopping", "ModelCheckpoint"]
+    assert names == ["EarlyStopping", "ExactResume", "ModelCheckpoint"]
     (saver,) = (state for name, state in checkpoint["callbacks"].items() if name.startswith("ModelCheckpoint"))
     (stopper,) = (state for name, state in checkpoint["callbacks"].items() if name.startswith("EarlyStopping"))
     assert (saver["monitor"], Path(saver["best_model_path"])) == ("val_loss", trained.checkpoint)
