@@ -73,8 +73,12 @@ def read(path: Input, limits: Limits = DEFAULT_LIMITS) -> Contents:
     return read_source(Source.open(path), limits)
 
 
-def read_source(source: Source, limits: Limits = DEFAULT_LIMITS) -> Contents:
-    """`read`, for a file that is open already."""
+def read_source(source: Source, limits: Limits = DEFAULT_LIMITS, contents: Contents | None = None) -> Contents:
+    """`read`, for a file that is open already.
+
+    Args:
+        contents: filled in and returned; if there is an error, it has what came before that.
+    """
     readers = {
         Format.ZIP: _read_zip,
         Format.LEGACY: _read_legacy,
@@ -82,7 +86,8 @@ def read_source(source: Source, limits: Limits = DEFAULT_LIMITS) -> Contents:
         Format.PICKLE: _read_pickle,
     }
     kind = detect(source)
-    return readers[kind](source, Contents(source.name, source.size, kind), limits)
+    contents = contents or Contents(source.name, source.size, kind)
+    return readers[kind](source, contents, limits)
 
 
 def make_storage(pid: Any, known: dict[str, Storage]) -> Storage:
