@@ -1,0 +1,223 @@
+"""The lessons as they are stored: run from top to bottom, with nothing in them that is dead or of one machine.
+
+``pytest --nbval`` compares outputs, and passes a cell that was never run. So that is checked here.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+MAX_LINES, MAX_OUTPUT = 40, 400_000
+SKIP_TAGS = {"nbval-skip", "nbval-ignore-output", "skip-execution"}
+SKIP_COMMENTS = re.compile(r"^\s*#\s*(NBVAL_|PYTEST_VALIDATE_)", re.MULTILINE)
+MACHINE_PATH = re.compile(r"(?<![\w./~-])/(?:home|root|Users|tmp|var|opt|work|mnt|private)/\w|site-packages|[A-Z]:\\\\")
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def tags(cell: dict) -> set[str]:
+    return set(cell["metadata"].get("tags", []))
+
+
+def problems(notebook: dict) -> list[str]:
+    """What is wrong with a stored notebook, a line for each."""
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    found = []
+    if [cell["execution_count"] for cell in code] != list(range(1, len(code) + 1)):
+        found.append("not run from top to bottom on a fresh kernel")
+    if notebook["metadata"].get("kernelspec", {}).get("name") != "python3":
+        found.append("the kernel is not python3")
+    if "widgets" in notebook["metadata"]:
+        found.append("the state of widgets is stored")
+    found += heading_problems(notebook)
+    for number, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] == "code":
+            found += [f"cell {number}: {what}" for what in code_problems(cell)]
+    return found
+
+
+def heading_problems(notebook: dict) -> list[str]:
+    pages = "\n".join(source(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    prose = re.sub(r"^```.*?^```", "", pages, flags=re.MULTILINE | re.DOTALL)
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", prose, re.MULTILINE)]
+    first = notebook["cells"][0]
+    found = []
+    if first["cell_type"] != "markdown" or not source(first).startswith("# "):
+        found.append("the first cell does not begin with the title")
+    if levels.count(1) != 1:
+        found.append(f"{levels.count(1)} headings of level 1")
+    if any(below > above + 1 for above, below in pairwise(levels)):
+        found.append("a heading skips a level")
+    return found
+
+
+def code_problems(cell: dict) -> list[str]:
+    found = []
+    if not source(cell).strip():
+        found.append("empty")
+    if len(source(cell).splitlines()) > MAX_LINES:
+        found.append(f"{len(source(cell).splitlines())} lines of code")
+    if tags(cell) & SKIP_TAGS or SKIP_COMMENTS.search(source(cell)):
+        found.append("left out of the comparison")
+    errors = [output for output in cell["outputs"] if output["output_type"] == "error"]
+    if bool(errors) != ("raises-exception" in tags(cell)):
+        found.append("an error, and no tag raises-exception" if errors else "a tag raises-exception, and no error")
+    for output in cell["outputs"]:
+        if output.get("name") == "stderr":
+            found.append("something on stderr")
+        if any("widget" in kind for kind in output.get("data", {})):
+            found.append("a widget, which is dead without its kernel")
+        if len(json.dumps(output)) > MAX_OUTPUT:
+            found.append(f"an output of {len(json.dumps(output)):,} characters")
+        text = [output.get("text", []), output.get("traceback", []), output.get("evalue", "")]
+        text += [value for kind, value in output.get("data", {}).items() if kind.startswith("text/")]
+        if any(MACHINE_PATH.search(line) for part in text for line in "".join(part).splitlines()):
+            found.append("a path of one machine")
+    return found
+
+
+# ---- the lessons -----------------------------------------------------------------------------------------------
+
+
+def test_lessons_one_to_five_are_there() -> None:
+    assert {"01_build", "02_train", "03_save", "04_dissect", "05_reload"} <= {path.stem for path in LESSONS}
+    numbers = [path.name[:2] for path in LESSONS]
+    assert numbers == [f"{number:02d}" for number in range(1, len(LESSONS) + 1)]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_is_stored_as_it_ran(path: Path) -> None:
+    assert problems(json.loads(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(("path", "following"), pairwise(LESSONS), ids=lambda path: path.stem)
+def test_a_lesson_ends_with_the_lesson_that_follows(path: Path, following: Path) -> None:
+    last = source(json.loads(path.read_text(encoding="utf-8"))["cells"][-1])
+    assert f"lesson {following.name[:2]}" in last[-500:].casefold()
+
+
+# ---- the check itself ------------------------------------------------------------------------------------------
+
+
+def markdown(text: str) -> dict:
+    return {"cell_type": "markdown", "metadata": {}, "source": text}
+
+
+def code(text: str, count: int, *outputs: dict, tags: tuple[str, ...] = ()) -> dict:
+    metadata = {"tags": list(tags)} if tags else {}
+    kind = {"cell_type": "code", "metadata": metadata, "source": text, "execution_count": count}
+    return kind | {"outputs": list(outputs)}
+
+
+def stream(text: str, name: str = "stdout") -> dict:
+    return {"output_type": "stream", "name": name, "text": [text]}
+
+
+ERROR = {"output_type": "error", "ename": "ZeroDivisionError", "evalue": "division by zero", "traceback": ["…"]}
+GOOD = {
+    "nbformat": 4,
+    "nbformat_minor": 5,
+    "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    "cells": [
+        markdown("# A title\n\nSome words."),
+        markdown("## A part\n```\n# no heading\n```\n### A smaller part"),
+        code("print(6 * 7)", 1, stream("42\n")),
+        code("1 / 0", 2, ERROR, tags=("raises-exception",)),
+    ],
+}
+
+
+def test_a_good_notebook_has_no_problems() -> None:
+    assert problems(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda nb: nb["cells"][2].update(execution_count=None), "not run from top to bottom"),
+        (lambda nb: nb["cells"][2].update(execution_count=7), "not run from top to bottom"),
+        (lambda nb: nb["cells"].reverse(), "not run from top to bottom"),
+        (lambda nb: nb["metadata"]["kernelspec"].update(name="mine"), "kernel is not python3"),
+        (lambda nb: nb["metadata"].update(widgets={}), "state of widgets"),
+        (lambda nb: nb["cells"].pop(0), "does not begin with the title"),
+        (lambda nb: nb["cells"].append(markdown("# Another title")), "2 headings of level 1"),
+        (lambda nb: nb["cells"].append(markdown("##### Deep")), "skips a level"),
+        (lambda nb: nb["cells"][2].update(source="x = 1\n" * 41), "41 lines of code"),
+        (lambda nb: nb["cells"][2].update(source=" "), "cell 2: empty"),
+        (lambda nb: nb["cells"][2]["metadata"].update(tags=["nbval-skip"]), "left out of the comparison"),
+        (lambda nb: nb["cells"][2].update(source="# NBVAL_IGNORE_OUTPUT\n1"), "left out of the comparison"),
+        (lambda nb: nb["cells"][3]["metadata"].clear(), "an error, and no tag"),
+        (lambda nb: nb["cells"][3]["outputs"].clear(), "a tag raises-exception, and no error"),
+        (lambda nb: nb["cells"][2]["outputs"].append(stream("warning", "stderr")), "on stderr"),
+        (
+            lambda nb: nb["cells"][2]["outputs"].append(
+                {"output_type": "display_data", "data": {"application/vnd.jupyter.widget-view+json": {}}}
+            ),
+            "a widget",
+        ),
+        (lambda nb: nb["cells"][2]["outputs"].append(stream("x" * 500_000)), "an output of 500,0"),
+        (lambda nb: nb["cells"][2]["outputs"].append(stream("saved in /tmp/x/y.ckpt")), "a path of one machine"),
+        (lambda nb: nb["cells"][3]["outputs"][0].update(traceback=["File /opt/x.py:3"]), "a path of one machine"),
+        (
+            lambda nb: nb["cells"][2]["outputs"].append(
+                {"output_type": "execute_result", "data": {"text/plain": ["PosixPath('/home/ann/x')"]}}
+            ),
+            "a path of one machine",
+        ),
+    ],
+)
+def test_each_thing_that_can_be_wrong_is_found(change: Callable[[dict], None], said: str) -> None:
+    notebook = copy.deepcopy(GOOD)
+    change(notebook)
+    assert any(said in problem for problem in problems(notebook)), problems(notebook)
+
+
+def test_an_address_on_the_web_is_no_path_of_a_machine() -> None:
+    notebook = copy.deepcopy(GOOD)
+    notebook["cells"][2]["outputs"].append(stream("see https://example.org/home/page and out/tmp/x and data/ml"))
+    assert problems(notebook) == []
+
+
+# ---- nbval -----------------------------------------------------------------------------------------------------
+
+
+def test_make_lessons_fails_when_one_stored_number_changes(tmp_path: Path) -> None:
+    recipe = re.search(
+        r"^lessons:.*\n\t.*?-m pytest (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    options = [option for option in recipe[1].split() if option != "notebooks"]
+    assert "--nbval" in options
+    changed = copy.deepcopy(GOOD)
+    changed["cells"][2]["outputs"] = [stream("43\n")]
+    for name, notebook in (("good", GOOD), ("changed", changed)):
+        notebook = {**notebook, "cells": [{"id": f"c{i}", **cell} for i, cell in enumerate(notebook["cells"])]}
+        (tmp_path / f"{name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "-p", "no:cacheprovider", "-rA", "--tb=no", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    outcomes = re.findall(r"^(PASSED|FAILED) (\S+)\.ipynb::Cell (\d)", done.stdout, re.MULTILINE)
+    assert sorted(outcomes) == [
+        ("FAILED", "changed", "0"),
+        ("PASSED", "changed", "1"),
+        ("PASSED", "good", "0"),
+        ("PASSED", "good", "1"),
+    ]
