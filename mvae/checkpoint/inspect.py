@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 10_000_000
 """Keys and positions that lead to tensors, summed over all of them; ten times what the largest models have."""
-MAX_LETTERS = 200_000_000
+MAX_LETTERS = 100_000_000
 """Letters in the names of all tensors."""
 
 

@@ -1,4 +1,7 @@
-"""Open every bomb in turn, under a limit of one gigabyte. Exit 0 if each ends in a message or an answer, in time."""
+"""Open every bomb in turn, under a limit of one gigabyte. Exit 0 if each ends in a message or an answer, in time.
+
+An argument divides all of it: the bombs, the reader's own limits, and the gigabyte.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,23 @@ import time
 from hostile_files import bombs, checkpoint
 
 from mvae.checkpoint import CheckpointError, inspect
+from mvae.checkpoint.unpickle import DEFAULT_LIMITS, Limits
 
 SECONDS = 30
 
 
 def main() -> int:
     failed = 0
-    for name, pickle in bombs():
-        raw = checkpoint(pickle) if len(pickle) < 1_000_000 else pickle
+    scale = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    limits = Limits(opcodes=DEFAULT_LIMITS.opcodes // scale, memory=DEFAULT_LIMITS.memory // scale)
+    for name, pickle in bombs(scale):
+        raw = checkpoint(pickle) if len(pickle) < 20_000_000 else pickle
         del pickle
         # the bytes of the file itself are already here; the gigabyte is for what reading it takes
-        resource.setrlimit(resource.RLIMIT_AS, (_address_space() + 2**30, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, (_address_space() + 2**30 // scale, resource.RLIM_INFINITY))
         began = time.monotonic()
         try:
-            file = inspect(raw)
+            file = inspect(raw, limits=limits)
             file.to_dict()
             file._repr_html_()
             outcome = "an answer"

@@ -98,9 +98,9 @@ def calls() -> Iterator[tuple[str, bytes]]:
     yield "numpy", pickle_of(name("numpy.testing._private.utils", "runstring"), text(RUN), b"}\x86R")
 
 
-def bombs() -> Iterator[tuple[str, bytes]]:
-    """Pickles that cost far more to read than to write."""
-    deep, wide = 100_000, 3_000_000
+def bombs(scale: int = 1) -> Iterator[tuple[str, bytes]]:
+    """Pickles that cost far more to read than to write; the large ones divided by `scale`."""
+    deep, wide, million = 100_000, 3_000_000 // scale, 1_000_000 // scale
     yield "lists in lists", pickle_of(b"]" * deep, b"a" * (deep - 1))
     yield "tuples in tuples", pickle_of(b")", b"\x85" * deep)
     yield "dicts in dicts", pickle_of(b"}", (b"N}") * deep, b"s" * deep)
@@ -112,25 +112,25 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield "a tuple that doubles itself", pickle_of(b")q\x00", _doubling(b"h%ah%a\x86%b", 40))
     yield "a doubled tuple as a key", pickle_of(b")q\x00", _doubling(b"h%ah%a\x86%b", 40), b"}h\x28K\x01s")
     yield "a doubled frozenset", pickle_of(b")q\x00", _doubling(b"h%ah%a\x86%b", 40), b"(h\x28\x91", protocol=4)
-    yield "long names", pickle_of(_under_long_names(8, 1_000_000, tensor(), 1_000_000))
-    yield "deep names", pickle_of(_under_long_names(480, 1, tensor(), 1_000_000))
+    yield "long names", pickle_of(_under_long_names(8, 1_000_000, tensor(), million))
+    yield "deep names", pickle_of(_under_long_names(480, 1, tensor(), million))
     yield "a list in itself", pickle_of(b"]q\x00h\x00a")
     yield "a dict as its own value", pickle_of(b"}q\x00K\x01h\x00s")
     yield "many sets", pickle_of(b"(", b"\x8f" * wide, b"t", protocol=4)
     yield "many dicts", pickle_of(b"(", b"}" * wide, b"t")
     yield "many lists", pickle_of(b"(", b"]" * wide, b"t")
-    yield "many numbers", pickle_of(b"(", b"J\x00\x00\x00\x70" * 15_000_000, b"t")
-    yield "many floats", pickle_of(b"(", b"G\x00\x00\x00\x00\x00\x00\x00\x01" * 10_000_000, b"t")
+    yield "many numbers", pickle_of(b"(", b"J\x00\x00\x00\x70" * (15 * million), b"t")
+    yield "many floats", pickle_of(b"(", b"G\x00\x00\x00\x00\x00\x00\x00\x01" * (10 * million), b"t")
     yield "many marks", pickle_of(b"(" * wide)
-    yield "many nothings", pickle_of(b"N" * 15_000_000)
+    yield "many nothings", pickle_of(b"N" * (15 * million))
     yield "many objects", pickle_of(name("a", "b"), b"q\x00", b"h\x00)\x81" * wide)
-    yield "many strings", pickle_of((b"\x8c\xff" + b"x" * 255) * 1_500_000, protocol=4)
-    yield "a large string many times", pickle_of((b"X\x00\x00\x0f\x00" + b"x" * 0xF0000) * 600)
+    yield "many strings", pickle_of((b"\x8c\xff" + b"x" * 255) * (3 * million // 2), protocol=4)
+    yield "a large string many times", pickle_of((b"X\x00\x00\x0f\x00" + b"x" * 0xF0000) * (600 // scale))
     yield "many memos", pickle_of(b"N", b"".join(b"r" + struct.pack("<I", i) for i in range(wide)))
     yield "a memo far away", pickle_of(b"Nr\xff\xff\xff\xff")
     yield "memos far apart", pickle_of(b"N", b"".join(b"r" + struct.pack("<I", 40_000_000 * i) for i in range(1, 100)))
-    yield "many globals", pickle_of(b"".join(name("a", f"b{i}") for i in range(1_000_000)))
-    yield "one name, many times", pickle_of(name("a" * 400, "b" * 400) * 200_000)
+    yield "many globals", pickle_of(b"".join(name("a", f"b{i}") for i in range(million)))
+    yield "one name, many times", pickle_of(name("a" * 400, "b" * 400) * (200_000 // scale))
     yield (
         "colliding integers",
         pickle_of(b"}(", b"".join(_long(i * (2**61 - 1)) + b"N" for i in range(1, 50_000)), b"u"),
