@@ -112,17 +112,17 @@ def titles_at_hand(source: str | None) -> dict[Hashable, str]:
     name = str(source).removeprefix("ml-")
     try:
         if name == "100k":
-            ratings = _cached_100k(data_folder(), say=lambda line: None)
-        else:
-            ratings = _read_folder(name, data_folder()) if name in FOLDERS else None
+            table = _cached_100k(data_folder(), say=lambda line: None)
+        else:  # of the bigger sets the ratings are not read: that would take a minute
+            table = _read_movies(name, _find_folder(name, data_folder())) if name in FOLDERS else None
     except (DataError, OSError):
         return {}
-    return {} if ratings is None else titles_of(ratings)
+    return {} if table is None else titles_of(table)
 
 
-def titles_of(ratings: pd.DataFrame) -> dict[Hashable, str]:
+def titles_of(table: pd.DataFrame) -> dict[Hashable, str]:
     """Item id → title, for the items of a table that have one."""
-    known = ratings.dropna(subset=["title"]).drop_duplicates("item_id")
+    known = table.dropna(subset=["title"]).drop_duplicates("item_id")
     return dict(zip(known["item_id"].tolist(), known["title"].astype(str).tolist(), strict=True))
 
 
@@ -276,7 +276,15 @@ def _sha256(content: bytes) -> str:
 
 
 def _read_folder(short: str, root: Path) -> pd.DataFrame:
-    ratings_name, movies_name, separator = FOLDERS[short]
+    folder = _find_folder(short, root)
+    ratings_name, _, separator = FOLDERS[short]
+    movies = _read_movies(short, folder)
+    ratings = clean(_read_columns(folder / ratings_name, separator, RATINGS_COLUMNS), folder / ratings_name)
+    return ratings.merge(movies, on="item_id", how="left")
+
+
+def _find_folder(short: str, root: Path) -> Path:
+    ratings_name, movies_name, _ = FOLDERS[short]
     candidates = [root, root / f"ml-{short}"] + ([root / "ml-10M100K"] if short == "10m" else [])
     folder = next((f for f in candidates if (f / ratings_name).is_file()), None)
     if folder is None:
@@ -286,12 +294,15 @@ def _read_folder(short: str, root: Path) -> pd.DataFrame:
         )
     if not (folder / movies_name).is_file():
         raise DataError(f"{folder} has {ratings_name} but no {movies_name}; unpack ml-{short}.zip again.")
-    ratings = _read_columns(folder / ratings_name, separator, RATINGS_COLUMNS)
-    ratings = clean(ratings, folder / ratings_name)
+    return folder
+
+
+def _read_movies(short: str, folder: Path) -> pd.DataFrame:
+    _, movies_name, separator = FOLDERS[short]
     movies = _read_columns(folder / movies_name, separator, MOVIES_COLUMNS)
     if movies["item_id"].duplicated().any():
         raise DataError(f"{folder / movies_name} has a film twice; unpack ml-{short}.zip again.")
-    return ratings.merge(movies, on="item_id", how="left")
+    return movies
 
 
 def _read_columns(path: Path, separator: str, columns: dict[str, str]) -> pd.DataFrame:

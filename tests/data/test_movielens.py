@@ -362,6 +362,15 @@ def test_the_bigger_sets_are_read_as_published(
         assert table.attrs["source"] == f"ml-{name}"
 
 
+def test_titles_of_a_bigger_set_are_found_without_reading_its_ratings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = publish(tmp_path / "ml-1m", "1m")
+    (folder / "ratings.dat").write_text("millions of lines that take a minute")
+    monkeypatch.setenv("MVAE_DATA", str(tmp_path))
+    assert movielens.titles_at_hand("ml-1m")[1193] == "Star Trek: 2:1 (1975)"
+
+
 def test_a_film_without_an_entry_has_no_title(tmp_path: Path) -> None:
     folder = publish(tmp_path / "ml-1m", "1m")
     (folder / "movies.dat").write_text("661::Somebody (1990)::Drama\n")
