@@ -71,12 +71,18 @@ def kind(state: dict[str, Any]) -> str:
     group, kept = set(first_group(state)), set(per_parameter(state))
     found = next((name for names, name in _BY_STATE if names <= kept), None)
     found = found or next((name for names, name in _BY_GROUP if names <= group), "optimizer")
-    if found == "Adam" and "momentum_decay" in group:
+    return _kind_of_adam(first_group(state), kept) if found == "Adam" else found
+
+
+def _kind_of_adam(group: dict[str, Any], kept: set[str]) -> str:
+    """Adam has many relatives with the same state; what they may be told apart by is in their settings."""
+    if "momentum_decay" in group:
         return "NAdam"
-    if found == "Adam" and "decoupled_weight_decay" in group and "amsgrad" not in group:
+    if "amsgrad" in group or not group:
+        # PyTorch 2.6 and later say whether it is AdamW; before, the two left the same
+        return "AdamW" if group.get("decoupled_weight_decay") is True else "Adam"
+    if "decoupled_weight_decay" in group:
         return "RAdam"
-    if found == "Adam" and first_group(state).get("decoupled_weight_decay") is True:
-        return "AdamW"  # PyTorch 2.6 and later say so; before, Adam and AdamW left the same
-    if found == "Adam" and group and not group & {"amsgrad", "maximize", "capturable"} and "weight_decay" not in group:
-        return "SparseAdam"
-    return found
+    if "maximize" in group and not kept:
+        return "Adamax" if "weight_decay" in group else "SparseAdam"
+    return "Adam" if "weight_decay" in group else "SparseAdam"

@@ -116,6 +116,8 @@ def make_storage(pid: Any, known: dict[str, Storage]) -> Storage:
 
 
 def _read_zip(source: Source, contents: Contents, limits: Limits) -> Contents:
+    if source.name.endswith(".distcp"):
+        raise CheckpointError(f"{source.name} is one piece of a sharded checkpoint: inspect the folder it is in.")
     archive = Archive(source)
     pickle = archive.get("data.pkl")
     if pickle is None:
@@ -153,8 +155,6 @@ def _find_storages(archive: Archive, storages: dict[str, Storage]) -> None:
 
 def _not_a_checkpoint(archive: Archive) -> str:
     name, names = archive.source.name, list(archive.members)
-    if str(name).endswith(".distcp"):
-        return f"{name} is one piece of a sharded checkpoint: inspect the folder it is in."
     if any(member.endswith(("/model.json", "/archive_format")) for member in names):
         return f"{name} is a zip that `torch.export` or `torch.package` wrote: a program, not a checkpoint."
     shown = ", ".join(names[:4]) or "nothing"

@@ -130,7 +130,7 @@ class Unpickler:
         except CheckpointError:
             raise
         except (IndexError, struct.error) as error:
-            if self.position >= len(self.data) and bytes(self.data[-1:]) != b".":
+            if isinstance(error, struct.error) or self.position >= len(self.data):
                 raise self.error("ends in the middle: the file is cut off") from error
             raise self.error("takes a value that is not there") from error
         except UnicodeError as error:
@@ -145,6 +145,8 @@ class Unpickler:
                 opcode = data[self.position]
                 self.position += 1
                 if opcode == 0x2E:  # STOP
+                    if not self.stack:
+                        raise self.error("stops before it has made a value")
                     self.trace.opcodes.update(op for op in range(256) if used[op])
                     return self.stack.pop()
                 used[opcode] = 1

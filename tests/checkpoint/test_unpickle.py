@@ -190,7 +190,7 @@ def test_limits_are_kept(limits: dict[str, int]) -> None:
         (b"", "ends in the middle"),
         (b"\x80\x02", "ends in the middle"),
         (b"\x80\x02N", "ends in the middle"),
-        (b"\x80\x02.", "takes a value that is not there"),
+        (b"\x80\x02.", "before it has made a value"),
         (b"\x80\x02t.", "takes a value that is not there"),
         (b"\x80\x02\x86.", "takes a value that is not there"),
         (b"\x80\x02h\x00.", "takes a value that is not there"),
