@@ -222,7 +222,8 @@ def train(out: Path, every: int, exact: bool, kill: Kill | None = None, seed: in
     """One run to its end or to its kill, from the newest checkpoint in ``out`` if there is one."""
     data = InteractionsDataModule(synthetic(300, 200, interactions_per_user=15), batch_size=16)
     newest = out / "newest.ckpt"
-    callbacks = [ModelCheckpoint(out, newest.stem, every_n_train_steps=every, enable_version_counter=False)]
+    callbacks: list[Callback] = []
+    callbacks += [ModelCheckpoint(out, newest.stem, every_n_train_steps=every, enable_version_counter=False)]
     callbacks += [] if exact else [LightningAlone()]
     callbacks += [kill] if kill else []
     resuming = newest.exists()

@@ -195,7 +195,7 @@ def set_generator_states(states: dict[str, Any], device: torch.device) -> None:
 
 
 def _from_every_process(trainer: L.Trainer, mine: dict[str, Any]) -> list[dict[str, Any]]:
-    if trainer.world_size == 1:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [mine]
     everyone: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(everyone, mine)

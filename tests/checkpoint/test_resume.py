@@ -284,6 +284,17 @@ def test_every_generator_continues_where_it_stood() -> None:
     assert draw() == first
 
 
+def test_the_generators_of_every_process_are_saved(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        whole = Run(tmp_path, max_epochs=2)
+        assert_resumes_exactly(whole, tmp_path / "05-c-epoch.ckpt", max_epochs=2)
+    finally:
+        torch.distributed.destroy_process_group()
+    checkpoint = torch.load(tmp_path / "05-c-epoch.ckpt", weights_only=True)
+    assert len(checkpoint["callbacks"]["ExactResume"]["generators"]) == 1
+
+
 def test_other_processes_are_warned_of(tmp_path: Path) -> None:
     Run(tmp_path, max_epochs=2)
     file = tmp_path / "05-c-epoch.ckpt"
