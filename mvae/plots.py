@@ -1,0 +1,216 @@
+"""The figures of the lessons: one function, one figure. Each docstring says what to see.
+
+Every figure can be read in grey: what differs in colour differs in line style or marker too. Numbers come from
+:class:`~mvae.callbacks.History`, as :func:`~mvae.fit` returns them: ``result.history`` has one row a step,
+``result.epochs`` one row an epoch. matplotlib is needed for this module only (``pip install mvae[teach]``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+INK, ACCENT, PALE = "#1f3b57", "#c4561d", "#9fb3c5"
+BEST: dict[str, Any] = {"color": ACCENT, "linestyle": ":", "linewidth": 1.5}
+
+
+def rating_counts(ratings: pd.Series, threshold: float = 4.0) -> Figure:
+    """How often each number of stars was given; the bars that the threshold keeps are dark, the others hatched."""
+    counts = ratings.value_counts().sort_index()
+    figure, ax = _figure(f"Ratings of {threshold:g} stars or more are kept", "stars", "ratings", height=2.8)
+    for stars, count in counts.items():
+        kept = stars >= threshold
+        ax.bar(stars, count, width=0.8, color=INK if kept else "white", edgecolor=INK, hatch="" if kept else "///")
+        ax.annotate(f"{count:,}", (stars, count), ha="center", va="bottom")
+    ax.set_xticks(counts.index)
+    ax.margins(y=0.15)
+    return figure
+
+
+def long_tail(likes: np.ndarray) -> Figure:
+    """How many people like each film, the most liked first: a short steep head, then a long tail near zero.
+
+    Args:
+        likes: [items], how many people like each.
+    """
+    ranked = np.sort(np.asarray(likes))[::-1]
+    head = math.ceil(len(ranked) / 10)
+    figure, ax = _figure(
+        f"A tenth of the films gets {ranked[:head].sum() / ranked.sum():.0%} of the likes",
+        "film, by rank (1 = liked by most people)",
+        "people who like it",
+    )
+    rank = np.arange(1, len(ranked) + 1)
+    ax.fill_between(rank[:head], ranked[:head], color=PALE, label=f"the first {head:,} films")
+    ax.plot(rank, ranked, color=INK)
+    ax.set_ylim(bottom=0)
+    ax.legend(frameon=False)
+    return figure
+
+
+def normal_samples(samples: np.ndarray, mean: float, std: float) -> Figure:
+    """A histogram of samples under the bell curve that they should follow."""
+    figure, ax = _figure("The samples follow the bell that μ and σ ask for", "z", "density", height=2.8)
+    ax.hist(samples, bins=60, density=True, color=PALE, label=f"{len(samples):,} samples")
+    z = np.linspace(mean - 4 * std, mean + 4 * std, 200)
+    density = np.exp(-0.5 * ((z - mean) / std) ** 2) / (std * math.sqrt(2 * math.pi))
+    ax.plot(z, density, color=INK, label=f"N({mean:g}, {std:g}²)")
+    ax.legend(frameon=False)
+    return figure
+
+
+def gaussian_kl() -> Figure:
+    """The KL term of one latent number: zero at μ = 0, σ = 1, and growing with every step away from there."""
+    figure, axes = plt.subplots(1, 2, figsize=(7.5, 2.8), sharey=True, layout="constrained")
+    mu, sigma = np.linspace(-3, 3, 121), np.linspace(0.05, 3, 119)
+    _label(axes[0], "Moving the mean costs …", "μ, with σ = 1", "KL (nats)")
+    axes[0].plot(mu, 0.5 * mu**2, color=INK)
+    axes[0].plot(0, 0, "o", color=ACCENT)
+    _label(axes[1], "… and so does another width", "σ, with μ = 0", "")
+    axes[1].plot(sigma, 0.5 * (sigma**2 - 1 - np.log(sigma**2)), color=INK)
+    axes[1].plot(1, 0, "o", color=ACCENT)
+    return figure
+
+
+def tensor_sizes(state_dict: Mapping[str, Tensor]) -> Figure:
+    """How many numbers each tensor of a state dict holds: the first and the last matrix dwarf the others."""
+    names, sizes = list(state_dict), [tensor.numel() for tensor in state_dict.values()]
+    largest = sorted(sizes, reverse=True)[:2]
+    figure, ax = _figure(
+        f"Two of {len(sizes)} tensors hold {sum(largest) / sum(sizes):.0%} of the numbers",
+        "numbers in the tensor (millions)",
+        "",
+        height=3.6,
+    )
+    bars = ax.barh(names, [size / 1e6 for size in sizes], color=[INK if s in largest else PALE for s in sizes])
+    ax.bar_label(bars, [f" {size:,}" for size in sizes])
+    ax.invert_yaxis()
+    ax.margins(x=0.18)
+    return figure
+
+
+def kl_annealing(history: pd.DataFrame, best_step: int | None = None) -> Figure:
+    """β at every optimizer step: a straight line up, then flat once it is full (if the run lasts that long)."""
+    beta = history["beta"].to_numpy()
+    then = ", then stays" if len(beta) > 1 and beta[-1] == beta[-2] else ""
+    figure, ax = _figure(f"β grows by the same amount every step{then}", "optimizer step", "β", height=2.8)
+    ax.plot(history["step"], history["beta"], color=INK)
+    if best_step is not None:
+        ax.axvline(best_step, **BEST, label=f"best epoch ends (step {best_step})")
+        ax.legend(frameon=False, loc="upper left")
+    ax.set_ylim(bottom=0)
+    return figure
+
+
+def beta_by_epoch(schedules: Mapping[str, tuple[float, int, int]], epochs: int) -> Figure:
+    """β against the epoch for several runs: the same number of steps is many epochs where an epoch has few steps.
+
+    Args:
+        schedules: label → (``kl_max_weight``, ``kl_anneal_steps``, steps in an epoch).
+        epochs: how far to draw.
+    """
+    figure, ax = _figure("The same steps, but how many epochs?", "epoch", "β")
+    epoch = np.arange(epochs)
+    for (label, (most, anneal, steps)), style in zip(schedules.items(), _styles(), strict=False):
+        ax.plot(epoch, most * np.minimum(1, epoch * steps / anneal), label=label, **style)
+    ax.set_ylim(bottom=0)
+    ax.legend(frameon=False)
+    return figure
+
+
+def lr_decay(epochs: pd.DataFrame) -> Figure:
+    """The learning rate of every epoch, each halving marked: level, then down by half, and level again."""
+    lr, epoch = epochs["lr"].to_numpy(), epochs["epoch"].to_numpy()
+    drops = np.flatnonzero(np.diff(lr) < 0) + 1
+    times = {0: "is never", 1: "is halved once", 2: "is halved twice"}.get(len(drops), f"is halved {len(drops)} times")
+    title = f"The learning rate {times}" + (" halved" if not len(drops) else "")
+    figure, ax = _figure(title, "epoch", "learning rate (log scale)")
+    ax.step(epoch, lr, where="post", color=INK)
+    ax.set_yscale("log", base=2)
+    for drop in drops:
+        ax.axvline(epoch[drop], color=PALE, linewidth=1, zorder=0)
+        ax.plot(epoch[drop], lr[drop], "v", color=ACCENT, markersize=8)
+        text = f"epoch {epoch[drop]}"
+        ax.annotate(text, (epoch[drop], lr[drop]), (-6, -2), textcoords="offset points", ha="right", va="top")
+    values = sorted(set(lr), reverse=True)
+    ax.set_yticks(values, [f"{value:.3g}" for value in values])
+    ax.minorticks_off()
+    ax.margins(y=0.15)
+    return figure
+
+
+def losses(history: pd.DataFrame) -> Figure:
+    """Training loss and validation loss, each on its own scale, against the epoch.
+
+    Left: the training loss, the mean over an epoch's steps, and the NLL inside it; the gap between them is β·KL.
+    Right: the validation loss of the films held out, with the best epoch marked; it stops falling while the NLL of
+    training goes on.
+    """
+    per_epoch = history.groupby("epoch")[["train_loss", "train_nll"]].mean()
+    validation = history.dropna(subset=["val_loss"]).set_index("epoch")["val_loss"]
+    best = int(validation.idxmin())
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    _label(left, "Training: NLL, and β·KL on top", "epoch", "nats per user, all films")
+    left.plot(per_epoch["train_loss"], color=INK, label="loss = NLL + β·KL")
+    left.plot(per_epoch["train_nll"], color=ACCENT, linestyle="--", label="NLL alone")
+    left.legend(frameon=False)
+    _label(right, "Validation: falls, then stays", "epoch", "nats per user, held-out films")
+    right.plot(validation, color=INK, label="validation loss")
+    right.axvline(best, **BEST)
+    right.plot(best, validation[best], "o", color=ACCENT, label=f"best: epoch {best}")
+    right.legend(frameon=False)
+    return figure
+
+
+def kl_price(history: pd.DataFrame) -> Figure:
+    """KL and β·KL against the epoch: KL is large while β is near zero, and shrinks once it has a price."""
+    kl = history["train_kl"].groupby(history["epoch"]).mean()
+    cost = (history["beta"] * history["train_kl"]).groupby(history["epoch"]).mean()
+    figure, ax = _figure("KL shrinks when β gives it a price", "epoch", "nats per user")
+    ax.plot(kl, color=INK, label="KL")
+    ax.plot(cost, color=ACCENT, linestyle="--", label="β·KL, what it adds to the loss")
+    ax.set_ylim(bottom=0)
+    ax.legend(frameon=False)
+    return figure
+
+
+def ranking(epochs: pd.DataFrame, metric: str = "val_ndcg@100") -> Figure:
+    """A validation metric against the epoch, with the epoch whose checkpoint is kept (lowest ``val_loss``) marked."""
+    name = metric.removeprefix("val_").replace("ndcg", "NDCG").replace("recall", "Recall")
+    best = epochs.loc[epochs["val_loss"].idxmin()]
+    figure, ax = _figure(f"{name} climbs fast, then levels off", "epoch", f"{name} (0 to 1)")
+    ax.plot(epochs["epoch"], epochs[metric], color=INK)
+    ax.axvline(best["epoch"], **BEST)
+    ax.plot(best["epoch"], best[metric], "o", color=ACCENT, label=f"lowest validation loss: epoch {best['epoch']:.0f}")
+    ax.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def _figure(title: str, x: str, y: str, width: float = 7.5, height: float = 3.2) -> tuple[Figure, Axes]:
+    figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    _label(ax, title, x, y)
+    return figure, ax
+
+
+def _label(ax: Axes, title: str, x: str, y: str) -> None:
+    ax.set_title(title, loc="left", fontsize=11)
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _styles() -> Sequence[dict[str, Any]]:
+    return [
+        {"color": INK, "linestyle": "-"},
+        {"color": ACCENT, "linestyle": "--"},
+        {"color": "#4d7c59", "linestyle": "-."},
+        {"color": "#7a5c8e", "linestyle": ":"},
+    ]
