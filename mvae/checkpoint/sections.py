@@ -14,7 +14,7 @@ from mvae.checkpoint.formats import Format
 from mvae.checkpoint.optimizers import kind, optimizer_states
 from mvae.checkpoint.reader import Contents
 from mvae.checkpoint.source import Record
-from mvae.checkpoint.values import Storage, Tensor
+from mvae.checkpoint.values import ObjectDict, Storage, Tensor
 from mvae.checkpoint.walk import Path
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class Sections:
             path: kind(state) if len(found) == 1 else f"{kind(state)}[{number}]"
             for number, (path, state) in enumerate(found)
         }
-        flat = not isinstance(tree, dict) or not any(isinstance(value, (dict, list)) for value in tree.values())
-        self._everything_is_weights = flat
+        kinds = {type(value) for value in tree.values()} if isinstance(tree, dict) else {Tensor}
+        self._everything_is_weights = Tensor in kinds and not kinds & {dict, list, ObjectDict}
         self._tops = {path[0] for path in self._optimizers}
 
     def of(self, path: Path) -> str:

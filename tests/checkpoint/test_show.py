@@ -1,0 +1,170 @@
+"""What people see: the tree in the terminal, the page in a notebook, the figure."""
+
+from __future__ import annotations
+
+import io
+import os
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hostile_files import calls, checkpoint, pickle_of
+from rich.console import Console
+
+from mvae.checkpoint import byte_budget_figure, inspect
+from mvae.checkpoint.show import print_tree
+from mvae.checkpoint.text import jsonable, printable, size
+
+
+def shown(file: Any, depth: int = 2, width: int = 160, color: Any = None) -> str:
+    console = Console(record=True, width=width, file=open(os.devnull, "w"), color_system=color)  # noqa: SIM115
+    print_tree(file, depth, console)
+    return console.export_text(styles=color is not None)
+
+
+def saved(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def test_the_tree_shows_everything_of_note(zoo: dict[str, Path]) -> None:
+    file = inspect(zoo["lightning"])
+    text = shown(file)
+    for word in (
+        "body.0.weight", "[4, 8] float32", "EarlyStopping", "best_model_path", "6 × (step, exp_avg, exp_avg_sq)",
+        "global_step", "Adam", "zip bookkeeping", "= the file's size", "derived", "weights_only=True",
+    ):  # fmt: skip
+        assert word in text, word
+    assert f"{file.size:,}" in text
+
+
+def test_depth_unfolds(zoo: dict[str, Path]) -> None:
+    file = inspect(zoo["lightning"])
+    lines = [len(shown(file, depth).splitlines()) for depth in range(6)]
+    assert lines == sorted(lines)
+    assert lines[0] < lines[2] < lines[5]
+    assert "exp_avg_sq" in shown(file, 5)
+
+
+def test_long_containers_are_folded() -> None:
+    text = shown(
+        inspect(saved({"state_dict": {f"w{i}": torch.ones(1) for i in range(500)}, "vocabulary": list(range(9999))}))
+    )
+    assert "… 477 more" in text
+    assert len(text.splitlines()) < 100
+
+
+def test_many_top_level_keys_are_folded() -> None:
+    text = shown(inspect(saved({f"w{i}": torch.ones(1) for i in range(500)})))
+    assert "… 477 more" in text
+    assert len(text.splitlines()) < 60
+
+
+def test_known_configurations_show_their_content(zoo: dict[str, Path]) -> None:
+    text = shown(inspect(zoo["omegaconf"]), depth=5)
+    assert "omegaconf.dictconfig.DictConfig" in text
+    assert "600" in text
+    assert "_flags_cache" not in text
+
+
+def test_foreign_objects_show_class_and_contents(zoo: dict[str, Path]) -> None:
+    text = shown(inspect(zoo["hyperparameters"]), depth=4)
+    assert "torch.nn.modules.linear.Linear" in text
+    assert "in_features" in text
+    assert "/data/x" in text
+    assert "_backward_hooks" not in text
+    assert "gone_project.Config" in shown(inspect(zoo["vanished"]))
+
+
+def test_danger_is_red() -> None:
+    text = shown(inspect(checkpoint(dict(calls())["os.system"])), color="standard")
+    line = next(line for line in text.splitlines() if "DANGER" in line)
+    assert "\x1b[1;31m" in line
+    assert "posix.system" in line
+
+
+def test_shared_tensors_say_with_whom() -> None:
+    weight = torch.ones(3)
+    assert "same bytes as state_dict.a" in shown(inspect(saved({"state_dict": {"a": weight, "b": weight}})))
+
+
+@pytest.mark.parametrize("value", [[], {}, None, 3, "x" * 10_000, {"a": {}}, [[[[[]]]]], {1: {2: (3, {4})}}, {"": ""}])
+def test_odd_contents_are_drawn(value: Any) -> None:
+    file = inspect(saved(value))
+    assert shown(file, 10)
+    assert file._repr_html_()
+
+
+def test_a_value_in_itself_is_drawn() -> None:
+    file = inspect(checkpoint(pickle_of(b"}q\x00K\x01h\x00s")))
+    assert shown(file, 64)
+    assert file._repr_html_()
+
+
+class Balanced(HTMLParser):
+    """Counts what is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, _: Any) -> None:
+        if tag in ("details", "summary", "div", "table", "span", "b", "style"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_well_formed_and_without_colours_of_its_own(zoo: dict[str, Path]) -> None:
+    for path in zoo.values():
+        page = inspect(path)._repr_html_()
+        parser = Balanced()
+        parser.feed(page)
+        assert parser.open == []
+        assert "<script" not in page
+        assert "color:inherit" in page
+        assert len(page) < 300_000
+
+
+def test_the_figure_shows_the_largest_headings() -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    file = inspect(saved({"state_dict": {"w": torch.ones(1000)}, "cost in $": torch.ones(10)}))
+    axes = byte_budget_figure(file, limit=3)
+    assert axes.get_yticklabels()[0].get_text() == "weights"
+    assert "weights" in axes.get_title()
+    assert axes.get_xlabel()
+    axes.figure.canvas.draw()
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (33_988_028, "34.0 MB"),
+        (4_903_955_425, "4.9 GB"),
+        (10**16, "10000.0 TB"),
+    ],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+def test_text_is_made_printable() -> None:
+    assert printable("a\x1b[31m\nb\u202e") == r"a\x1b[31m\nb\u202e"
+    assert printable("é 你好 β") == "é 你好 β"
+    assert printable("\udc80") == r"\udc80"
+    assert printable("x" * 10, 5) == "xxxx…"
+
+
+def test_what_json_cannot_hold_comes_as_text() -> None:
+    assert jsonable({1: float("nan"), "a": (1, {2}), "b": 10**400}) == {
+        "1": "nan", "a": [1, "<set>"], "b": "integer of 1329 bits",
+    }  # fmt: skip
