@@ -125,6 +125,8 @@ def fit(
         )
         trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     score = saver.best_model_score
+    if ckpt_path is not None and score is None:
+        raise RuntimeError(f"{ckpt_path} is from the end of its run: {max_epochs=} leaves nothing to train. Raise it.")
     if not saver.best_model_path or score is None or not math.isfinite(score):
         raise RuntimeError("Training ended without a model to keep: val_loss was never a finite number. Lower lr.")
     best = Path(saver.best_model_path)

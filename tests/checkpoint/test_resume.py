@@ -398,3 +398,12 @@ def test_fit_resumes_exactly_and_adds_one_key(tmp_path: Path) -> None:
     result = fit(data, out=tmp_path / "default", max_epochs=1, progress=False)
     callbacks = torch.load(result.checkpoint, weights_only=True)["callbacks"]
     assert [key.partition("{")[0] for key in callbacks] == ["EarlyStopping", "ModelCheckpoint", "ExactResume"]
+
+
+def test_a_run_with_nothing_left_to_train_says_so(tmp_path: Path) -> None:
+    data = InteractionsDataModule(DATA, batch_size=16)
+    ended = fit(data, out=tmp_path / "a", max_epochs=1, progress=False).checkpoint
+    assert fit(data, out=tmp_path / "a", max_epochs=1, progress=False, ckpt_path=ended).checkpoint == ended
+    nothing = pytest.raises(RuntimeError, match="max_epochs=1 leaves nothing to train")
+    with pytest.warns(UserWarning, match="dirpath has changed"), nothing:
+        fit(data, out=tmp_path / "b", max_epochs=1, progress=False, ckpt_path=ended)
