@@ -79,7 +79,9 @@ def durable_file(path: str | os.PathLike[str], check: Callable[[str], None] | No
         cause = _os_error_behind(error)
         if cause is None or isinstance(error, CheckpointError):
             raise
-        raise CheckpointNotSavedError(_explain(path, cause)) from error
+        failure = CheckpointNotSavedError(_explain(path, cause))
+        failure.errno = cause.errno
+        raise failure from error
     finally:
         if part:
             with suppress(OSError):

@@ -152,8 +152,9 @@ def test_a_full_disk_says_what_to_do(old: Path, monkeypatch: pytest.MonkeyPatch)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(module.os, "fsync", full)
-    with pytest.raises(CheckpointNotSavedError, match=r"No space left on device.*stands\. Free some space"):
+    with pytest.raises(CheckpointNotSavedError, match=r"No space left on device.*stands\. Free some space") as error:
         save(CHECKPOINT, old)
+    assert error.value.errno == errno.ENOSPC
     assert_stands(old)
 
 
