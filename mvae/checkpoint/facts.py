@@ -172,7 +172,7 @@ def steps_per_epoch(run: Run) -> Iterator[Fact]:
         yield Fact(
             "steps_per_epoch",
             each,
-            f"{steps:,} steps in {epochs:,} epochs: {each:,} steps an epoch.",
+            f"{steps:,} steps in {epochs:,} epoch{'s'[: epochs > 1]}: {each:,} steps an epoch.",
             {"global_step": steps, **source},
         )
 
@@ -418,43 +418,54 @@ def oversized(run: Run) -> Iterator[Fact]:
 # --- going on
 
 
-def resuming(run: Run) -> Iterator[Fact]:
-    """Whether training can go on from this file, and whether it would give what it would have given uninterrupted."""
-    has_optimizer = any(optimizers.per_parameter(state) for _, state in run.optimizers)
+def _lacks(run: Run) -> list[str] | None:
+    """What a Lightning checkpoint lacks that training cannot go on without; None for another program's file."""
     has_loops = isinstance(run.get("loops"), dict)
-    if not (has_optimizer or has_loops):
+    if not has_loops and run.get("pytorch-lightning_version") is None:
+        return None  # how another program goes on, only that program knows
+    lacking = [] if has_loops else ["the progress of the loops"]
+    return (
+        lacking
+        if any(optimizers.per_parameter(state) for _, state in run.optimizers)
+        else ["the optimizer's state", *lacking]
+    )
+
+
+def beyond_lightning(run: Run) -> Iterator[Fact]:
+    """What an exact resume needs besides, and Lightning does not save by itself."""
+    if _lacks(run) != []:
         return
     generators, loader = _random_states(run), _loader_states(run)
-    yield Fact(
-        "random_state",
-        bool(generators),
-        "the states of the random generators are in it." if generators else "no state of a random generator is in it.",
-        {"found": generators},
+    text = (
+        "the states of the random generators are in it." if generators else "no state of a random generator is in it."
     )
-    yield Fact(
-        "loader_position",
-        bool(loader),
-        "the data loader's position is in it." if loader else "the data loader's position is not in it.",
-        {"found": loader},
-    )
-    missing = [] if has_optimizer else ["the optimizer's state"]
-    missing += [] if has_loops else ["the progress of the loops"]
-    can = not missing
-    if not generators:
-        missing.append("the states of the random generators")
-    if _in_epoch(run) and not loader:
-        missing.append("the data loader's position, and it is in the middle of an epoch")
-    scheduler = any(run.number("lr_schedulers", i, "num_bad_epochs") is not None for i in range(8))
-    value = {"resumable": can, "exactly": not missing, "missing": missing, "plateau_one_step_behind": scheduler}
-    if not can:
-        text = f"training cannot go on from it: it lacks {' and '.join(missing)}."
+    yield Fact("random_state", bool(generators), text, {"found": generators})
+    text = f"the data loader's position is {'in' if loader else 'not in'} it."
+    yield Fact("loader_position", bool(loader), text, {"found": loader})
+
+
+def resuming(run: Run) -> Iterator[Fact]:
+    """Whether training can go on from this file, and whether it would give what it would have given uninterrupted."""
+    lacking = _lacks(run)
+    if lacking is None:
+        return
+    missing, behind = list(lacking), False
+    if not lacking:
+        missing += [] if _random_states(run) else ["the states of the random generators"]
+        if _in_epoch(run) and not _loader_states(run):
+            missing.append("the data loader's position, and it is in the middle of an epoch")
+        plateau = any(run.number("lr_schedulers", i, "num_bad_epochs") is not None for i in range(8))
+        behind = plateau and not list(run.callbacks("ExactResume"))
+        missing += ["the last step of ReduceLROnPlateau, as Lightning saves before it"] if behind else []
+    listed = " and ".join(missing)
+    if lacking:
+        text = f"training cannot go on from it: it lacks {listed}."
     elif missing:
-        text = f"training can go on, but not exactly: it lacks {' and '.join(missing)}."
+        text = f"training can go on, but not exactly: it lacks {listed}."
     else:
         text = "training can go on exactly where it stopped."
-    if scheduler and can and not list(run.callbacks("ExactResume")):
-        text += " Its ReduceLROnPlateau stands one step behind, as Lightning saves before the scheduler steps."
-    yield Fact("resume", value, text, {"optimizer state": has_optimizer, "loops": has_loops})
+    value = {"resumable": not lacking, "exactly": not missing, "missing": missing}
+    yield Fact("resume", value, text, {"keys": [key for key in ("optimizer_states", "loops") if key in run.tree]})
 
 
 _GENERATOR_BYTES = 5056
@@ -473,8 +484,7 @@ def _random_states(run: Run) -> list[str]:
 
 def _loader_states(run: Run) -> list[str]:
     loaders = run.get(*_FIT, "state_dict", "combined_loader")
-    found = ["loops.fit_loop.state_dict.combined_loader"] if loaders else []
-    return found + [key for key, state in run.callbacks("ExactResume") if any("loader" in str(name) for name in state)]
+    return ["loops.fit_loop.state_dict.combined_loader"] if loaders else []
 
 
 RULES: list[Callable[[Run], Iterator[Fact]]] = [
@@ -490,5 +500,6 @@ RULES: list[Callable[[Run], Iterator[Fact]]] = [
     early_stopping,
     prefixes,
     oversized,
+    beyond_lightning,
     resuming,
 ]

@@ -148,7 +148,7 @@ def judge(contents: Contents) -> Safety:
     """Follow PyTorch's unpickler through what the file's pickle does."""
     if contents.trace is None:
         return Safety(True, allow_list=[])
-    names = [name for name in dict.fromkeys(contents.trace.globals) if not _is_directory_class(contents, name)]
+    names = [name for name in dict.fromkeys(contents.trace.globals) if not _belongs_to_format(contents, name)]
     taken = [str(name) for name in names if str(name) in ALLOWED]
     refused = [_refusal(name) for name in names if str(name) not in ALLOWED]
     obstacles = _obstacles(contents, names)
@@ -156,9 +156,13 @@ def judge(contents: Contents) -> Safety:
     return Safety(not refused and not obstacles, taken, refused, obstacles, allow_list)
 
 
-def _is_directory_class(contents: Contents, name: Global) -> bool:
-    """True for the classes that make up every sharded checkpoint's `.metadata`."""
-    return contents.format is Format.SHARDED and name.module.startswith("torch.distributed.checkpoint.")
+def _belongs_to_format(contents: Contents, name: Global) -> bool:
+    """True for what makes up every sharded checkpoint's `.metadata`, and for the classes a TorchScript file brings."""
+    own = {
+        Format.SHARDED: ("torch.distributed.checkpoint.",),
+        Format.TORCHSCRIPT: ("__torch__.", "torch.jit._pickle"),
+    }
+    return name.module.startswith(own.get(contents.format, ()))
 
 
 def _refusal(name: Global) -> Refusal:

@@ -20,7 +20,10 @@ from mvae.checkpoint.walk import Path
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
+WEIGHTS_KEYS = (
+    "state_dict", "model_state_dict", "model_state", "model_dict", "model", "module", "net", "net_state_dict",
+    "network", "network_state_dict", "weights", "params",
+)  # fmt: skip
 """Top-level keys under which projects put the weights; `state_dict` is Lightning's."""
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")

@@ -123,7 +123,7 @@ def test_a_real_run(zoo: dict[str, Path]) -> None:
     assert facts(zoo["lightning"], batch_size=8)["training_examples"].value == [17, 24]
     assert found["resume"].value["resumable"]
     assert not found["resume"].value["exactly"]
-    assert found["resume"].value["plateau_one_step_behind"]
+    assert any("ReduceLROnPlateau" in what for what in found["resume"].value["missing"])
     assert not found["random_state"].value
 
 
@@ -138,6 +138,17 @@ def test_other_kinds_of_contents(zoo: dict[str, Path]) -> None:
         "weights only": "lightning weights-only", "state dict": "state_dict", "model object": "object", "amp": "other",
     }  # fmt: skip
     assert {name: facts(zoo[name])["contents"].value for name in expected} == expected
+
+
+def test_what_another_program_saved_is_not_judged_by_lightnings_measure() -> None:
+    state = {"state": {0: {"step": 1}}, "param_groups": [{}]}
+    assert "resume" not in of({"model": {"w": torch.ones(1)}, "optimizer": state})
+
+
+def test_weights_alone_cannot_be_resumed(zoo: dict[str, Path]) -> None:
+    found = facts(zoo["weights only"])
+    assert found["resume"].value["missing"] == ["the optimizer's state"]
+    assert "random_state" not in found
 
 
 def test_wrappers_are_seen(zoo: dict[str, Path]) -> None:
@@ -160,10 +171,12 @@ def test_random_state_and_loader_position_are_found() -> None:
     value = {
         "loops": {"fit_loop": {"state_dict": {"combined_loader": [{"position": 3}]}}},
         "rng": torch.get_rng_state(),
+        "optimizer_states": [{"state": {0: {"step": 1}}, "param_groups": [{}]}],
     }
     found = of(value)
     assert found["random_state"].value
     assert found["loader_position"].value
+    assert found["resume"].value["exactly"]
 
 
 def test_a_file_from_the_middle_of_an_epoch_tells_no_steps_per_epoch() -> None:
