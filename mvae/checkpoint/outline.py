@@ -108,7 +108,7 @@ class Outline:
 
     def _tensor(self, name: str, tensor: Tensor, depth: int, path: tuple[Any, ...]) -> Node:
         text = f"{list(tensor.shape)} {tensor.dtype}"
-        if tensor.numel == 1 and tensor.storage is not None and tensor.storage.record is not None:
+        if tensor.numel == 1 and tensor.file_offset is not None:
             text += f" = {self._brief(tensor.item())}"
         elif tensor.nbytes >= 1000:
             text += f"  {size(tensor.nbytes)}"

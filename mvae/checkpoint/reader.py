@@ -169,9 +169,11 @@ def _read_legacy(source: Source, contents: Contents, limits: Limits) -> Contents
     bytes.
     """
     storages = contents.storages
+    contents.trace = trace = Trace()
 
     def persistent(pid: Any) -> Any:
         if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":
+            trace.named_classes += 1
             return pid[1]  # ("module", class, file it came from, its source code)
         if isinstance(pid, tuple) and len(pid) == 6 and pid[5] is not None:
             raise CheckpointError("a storage that is a view of another, as PyTorch 0.3 and older wrote, is not read.")
@@ -184,8 +186,7 @@ def _read_legacy(source: Source, contents: Contents, limits: Limits) -> Contents
         values.append(unpickler.load())
         contents.records.append(Record(source, name, position, unpickler.position - position))
         position = unpickler.position
-        if name == "object":
-            contents.trace = unpickler.trace
+        trace.add(unpickler.trace)
     if values[0] != _MAGIC or values[1] != 1001:
         raise CheckpointError(f"{source.name} starts like an old PyTorch file, but its version is {values[1]!r}.")
     contents.pickles = list(contents.records)

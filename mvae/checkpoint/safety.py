@@ -217,6 +217,8 @@ def _obstacles(contents: Contents, names: list[Global]) -> list[str]:
             )
     if contents.format is Format.SHARDED:
         return ["it is a folder for `torch.distributed.checkpoint`, which unpickles '.metadata' without such a check."]
+    if trace.named_classes:
+        found.append("it names classes by persistent id, as the old format does for an `nn.Module`: they are refused.")
     foreign = trace.opcodes - _OPCODES_TAKEN
     if foreign:
         how = f"protocol {trace.protocol}" if trace.protocol > 2 else "instructions"

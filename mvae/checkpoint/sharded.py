@@ -75,11 +75,7 @@ def _read_inside(contents: Contents, source: Source, limits: Limits) -> Any:
 
 def _add_trace(contents: Contents, inner: Contents) -> None:
     if contents.trace is not None and inner.trace is not None:
-        known = set(contents.trace.globals)
-        contents.trace.globals += [name for name in inner.trace.globals if name not in known]
-        contents.trace.numpy_types += inner.trace.numpy_types
-        contents.trace.opcodes |= inner.trace.opcodes
-        contents.trace.protocol = max(contents.trace.protocol, inner.trace.protocol)
+        contents.trace.add(inner.trace)
 
 
 def _read_pieces(contents: Contents, sources: dict[str, Source], directory: Object, limits: Limits) -> None:

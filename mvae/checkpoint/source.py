@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 import zlib
 from typing import TypeAlias
 
@@ -45,6 +46,8 @@ class Source:
             return cls("bytes in memory", memoryview(what).toreadonly().cast("B"))
         name = os.fspath(what)
         try:
+            if not stat.S_ISREG(os.stat(name).st_mode):
+                raise CheckpointError(f"{name} is not a plain file.")
             with open(name, "rb") as file:
                 if os.fstat(file.fileno()).st_size == 0:
                     raise CheckpointError(f"{name} is empty: nothing was written to it, or its disk was full.")

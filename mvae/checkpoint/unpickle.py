@@ -73,6 +73,7 @@ class Trace:
         protocol: what it says of itself, or 0.
         opcodes: every opcode byte it used.
         globals: every name it would import, in the order of the file; `Global.uses` says what it does with each.
+        named_classes: classes it refers to by a persistent id, as PyTorch's old format does.
         numpy_types: codes of the numpy types whose state it sets, such as `f4`.
     """
 
@@ -81,6 +82,20 @@ class Trace:
         self.opcodes: set[int] = set()
         self.globals: list[Global] = []
         self.numpy_types: list[str] = []
+        self.named_classes = 0
+
+    def add(self, other: Trace) -> None:
+        """Take in what another pickle of the same checkpoint did."""
+        self.protocol = max(self.protocol, other.protocol)
+        self.opcodes |= other.opcodes
+        self.numpy_types += other.numpy_types
+        self.named_classes += other.named_classes
+        known = {name: name for name in self.globals}
+        for name in other.globals:
+            if name in known:
+                known[name].uses |= name.uses
+            else:
+                self.globals.append(name)
 
 
 class Unpickler:

@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from mvae.checkpoint import dtypes
 from mvae.checkpoint.errors import CheckpointError
-from mvae.checkpoint.source import Record
+from mvae.checkpoint.source import STORED, Record
 
 if TYPE_CHECKING:
     import numpy
+
+
+MAX_INFLATED_FOR_ONE = 1 << 20
+"""Bytes. A compressed storage larger than this is not unpacked for the sake of a single number."""
 
 
 class Global:
@@ -229,7 +233,7 @@ class Tensor:
         there.
         """
         record = self.storage.record if self.storage else None
-        if record is None or record.method != 0:
+        if record is None or record.method != STORED:
             return None
         return record.offset + self.offset * dtypes.ITEMSIZE[self.dtype]
 
@@ -241,6 +245,9 @@ class Tensor:
         """
         if self.numel != 1 or self.storage is None:
             raise CheckpointError(f"a tensor of shape {list(self.shape)} is not one number.")
+        record = self.storage.record
+        if record is not None and record.method != STORED and record.size > MAX_INFLATED_FOR_ONE:
+            raise CheckpointError("this number stands in a large compressed storage: ask `array()` for it.")
         size = dtypes.ITEMSIZE[self.dtype]
         raw = self.storage.view()[self.offset * size : (self.offset + 1) * size]
         return dtypes.scalar(self.dtype, raw, self.storage.byteorder)

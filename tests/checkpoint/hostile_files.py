@@ -39,7 +39,8 @@ def checkpoint(pickle: bytes, members: dict[str, bytes] | None = None, **options
         archive.writestr("archive/data.pkl", pickle)
         archive.writestr("archive/byteorder", b"little")
         archive.writestr("archive/version", b"3\n")
-        archive.writestr("archive/data/0", bytes(16))
+        if "archive/data/0" not in (members or {}):
+            archive.writestr("archive/data/0", bytes(16))
         for member, content in (members or {}).items():
             archive.writestr(member, content)
     return buffer.getvalue()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile_files import checkpoint, pickle_of
+from hostile_files import checkpoint, pickle_of, tensor
 
 from mvae.checkpoint import CheckpointError, inspect, read
 from mvae.checkpoint.archive import Archive
@@ -102,6 +102,16 @@ def test_compressed_members_are_read() -> None:
     assert (file.array("w") == torch.arange(100.0).numpy()).all()
     assert file.tensor("w").file_offset is None
     assert sum(file.bytes.values()) == file.size
+
+
+def test_one_number_is_not_worth_unpacking_a_large_storage() -> None:
+    pickle = pickle_of(tensor(shape=b")", stride=b")", numel=1 << 20))
+    raw = checkpoint(pickle, {"archive/data/0": bytes(4 << 20)}, compression=zipfile.ZIP_DEFLATED)
+    file = inspect(raw)
+    with pytest.raises(CheckpointError, match="large compressed storage"):
+        file.tree.item()
+    assert file.tree.array() == 0
+    assert file._repr_html_()
 
 
 def test_a_bomb_is_not_unpacked() -> None:

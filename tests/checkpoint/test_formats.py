@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import tarfile
 import zipfile
@@ -226,6 +227,9 @@ def test_an_empty_file_and_a_missing_one_and_a_folder(tmp_path: Path) -> None:
         read(tmp_path / "empty.ckpt")
     with pytest.raises(CheckpointNotFoundError, match="does not exist"):
         read(tmp_path / "missing.ckpt")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="not a plain file"):
+        read(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match=r"such as empty\.ckpt"):
         read(tmp_path)
 

@@ -107,6 +107,22 @@ def test_blocked_modules_cannot_be_allowed(module: str) -> None:
     assert safety.system
 
 
+def test_a_module_in_the_old_format_cannot_be_allowed(zoo: dict[str, Path]) -> None:
+    safety = inspect(zoo["legacy"]).safety
+    assert safety.allow_list is None
+    assert not loads(zoo["legacy"], [refusal.name for refusal in safety.refused])
+
+
+def test_every_pickle_of_the_old_format_is_judged() -> None:
+    """The magic number, version and system information are pickles too, and are run like the rest."""
+    import pickle
+
+    magic = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+    evil = pickle_of(name("posix", "system"), text("true"), b"\x85R")
+    raw = magic + pickle.dumps(1001, 2) + evil + pickle.dumps({}, 2) + pickle.dumps([], 2)
+    assert [refusal.name for refusal in inspect(raw).safety.system] == ["posix.system"]
+
+
 def test_protocol_4_is_an_obstacle(zoo: dict[str, Path]) -> None:
     safety = inspect(zoo["protocol 4"]).safety
     assert not safety.weights_only
