@@ -17,13 +17,17 @@ from mvae.checkpoint.reader import Contents, read
 from mvae.checkpoint.values import Global, Object, Storage, Tensor
 
 if TYPE_CHECKING:
+    from mvae.checkpoint.diff import Difference, diff
     from mvae.checkpoint.durable import CheckpointNotSavedError
+    from mvae.checkpoint.export import Export, export
     from mvae.checkpoint.figure import byte_budget_figure
     from mvae.checkpoint.latest import get_latest_checkpoint
     from mvae.checkpoint.load import load
     from mvae.checkpoint.realign import realign
     from mvae.checkpoint.resume import ExactResume
+    from mvae.checkpoint.salvage import Salvage, salvage
     from mvae.checkpoint.save import DurableCheckpointIO
+    from mvae.checkpoint.verify import Verification, verify
 
 __all__ = [
     "CheckpointError",
@@ -31,28 +35,44 @@ __all__ = [
     "CheckpointNotFoundError",
     "CheckpointNotSavedError",
     "Contents",
+    "Difference",
     "DurableCheckpointIO",
     "ExactResume",
+    "Export",
     "Global",
     "Object",
+    "Salvage",
     "Storage",
     "Tensor",
+    "Verification",
     "byte_budget_figure",
+    "diff",
+    "export",
     "get_latest_checkpoint",
     "inspect",
     "load",
     "read",
     "realign",
+    "salvage",
+    "verify",
 ]
 
 _LAZY = {
     "CheckpointNotSavedError": "durable",
+    "Difference": "diff",
     "DurableCheckpointIO": "save",
     "ExactResume": "resume",
+    "Export": "export",
+    "Salvage": "salvage",
+    "Verification": "verify",
     "byte_budget_figure": "figure",
+    "diff": "diff",
+    "export": "export",
     "get_latest_checkpoint": "latest",
     "load": "load",
     "realign": "realign",
+    "salvage": "salvage",
+    "verify": "verify",
 }
 """Name → the module of this package that has it. To add one: here, in `__all__`, and under `TYPE_CHECKING`."""
 

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from mvae.checkpoint.errors import CheckpointError
-from mvae.cli.checkpoint import COMMANDS
+from mvae.cli import checkpoint, files
 from mvae.cli.recommender import recommend, train
 from mvae.errors import DataError
 
@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(recommend)
-for name, command in COMMANDS:
+for name, command in [*checkpoint.COMMANDS, *files.COMMANDS]:
     app.command(name)(command)
 
 

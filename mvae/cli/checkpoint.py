@@ -28,7 +28,7 @@ def inspect_command(
     code = 0
     for name in files:
         try:
-            file = inspect(_standard_input() if name == "-" else name, batch_size=batch_size)
+            file = inspect(standard_input() if name == "-" else name, batch_size=batch_size)
             _print(file, json, depth)
         except CheckpointError as error:
             print(f"mvae: {error}", file=sys.stderr)
@@ -51,7 +51,7 @@ def _print(file: CheckpointFile, json: bool, depth: int) -> None:
         print_tree(file, depth)
 
 
-def _standard_input() -> memoryview:
+def standard_input() -> memoryview:
     """All of standard input, mapped from a nameless temporary file, so that it need not fit in memory."""
     import mmap
     import shutil
