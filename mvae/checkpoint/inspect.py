@@ -201,6 +201,10 @@ class CheckpointFile:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the values, as JSON takes it: path, size, format, keys, tensors, bytes, facts, unsafe."""
+        with collector_held_off():
+            return self._report()
+
+    def _report(self) -> dict[str, Any]:
         return {
             "path": self.path,
             "size": self.size,

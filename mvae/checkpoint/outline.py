@@ -138,7 +138,7 @@ class Outline:
         if total == len(rows) > 1 and all(row.keys() == rows[0].keys() for row in rows):
             return printable(f"{total:,} × ({', '.join(map(str, rows[0]))})", MAX_LINE)
         kind = value.cls.name if isinstance(value, ObjectDict) else type(value).__name__
-        tensors = [part for _, part in children(value) if isinstance(part, Tensor)]
+        tensors = [part for _, part in children(value) if type(part) is Tensor]
         if tensors and len(tensors) >= total - 1:
             return f"{len(tensors):,} tensor{'s'[: len(tensors) > 1]}, {size(sum(tensor.nbytes for tensor in tensors))}"
         return f"{printable(kind, 40)} of {len(value) if hasattr(value, '__len__') else total:,}"

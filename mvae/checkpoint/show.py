@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvae.checkpoint.outline import Node, Outline
 from mvae.checkpoint.text import printable, size
+from mvae.checkpoint.unpickle import collector_held_off
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -91,4 +92,5 @@ def print_tree(file: CheckpointFile, depth: int = 2, console: Any = None) -> Non
     """Print the tree, in colour where the terminal has it."""
     from rich.console import Console
 
-    (console or Console(highlight=False)).print(rich_tree(file, depth))
+    with collector_held_off():
+        (console or Console(highlight=False)).print(rich_tree(file, depth))

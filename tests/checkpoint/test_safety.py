@@ -42,6 +42,7 @@ def judged(tmp_path: Path, value: Any) -> tuple[Path, Safety]:
     return path, inspect(path).safety
 
 
+@pytest.mark.skipif(not torch.__version__.startswith("2.13."), reason="the list is that of PyTorch 2.13")
 def test_the_list_of_names_taken_is_that_of_the_torch_installed() -> None:
     from torch._weights_only_unpickler import _get_allowed_globals
 
