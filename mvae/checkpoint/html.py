@@ -10,7 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from mvae.checkpoint.outline import Node, Outline
-from mvae.checkpoint.show import safety_nodes
+from mvae.checkpoint.show import fact_nodes, safety_nodes
 from mvae.checkpoint.text import printable, size
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def page(file: CheckpointFile, depth: int = 5) -> str:
     parts += [_node(node) for node in Outline(file, depth).nodes()]
     parts.append(_details("<b>where the bytes are</b>", _bytes(file)))
     if file.facts:
-        facts = "".join(f"<div class=leaf>{_safe(fact.text)}</div>" for fact in file.facts)
+        facts = "".join(map(_node, fact_nodes(file)))
         parts.append(_details("<b>what follows</b> <span class=v>derived</span>", facts))
     nodes = "".join(_node(node) for node in safety_nodes(file))
     parts.append(_details("<b>safety</b>", nodes, open_=bool(file.safety.system)))
@@ -45,7 +45,9 @@ def page(file: CheckpointFile, depth: int = 5) -> str:
 
 
 def _node(node: Node) -> str:
-    line = f"<b>{_safe(node.label)}</b>" + (f" <span class=v>{_safe(node.text)}</span>" if node.text else "")
+    sentence = node.label.endswith(".")
+    line = _safe(node.label) if sentence else f"<b>{_safe(node.label)}</b>"
+    line += f" <span class=v>{_safe(node.text)}</span>" if node.text else ""
     if not node.children:
         return f"<div class='leaf {node.style}'>{line}</div>"
     return _details(line, "".join(map(_node, node.children)), node.style)

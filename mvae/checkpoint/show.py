@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mvae.checkpoint.outline import Node, Outline
+from mvae.checkpoint.outline import MAX_LINE, Node, Outline
 from mvae.checkpoint.text import printable, size
 from mvae.checkpoint.unpickle import collector_held_off
 
@@ -33,7 +33,7 @@ def rich_tree(file: CheckpointFile, depth: int = 2) -> Tree:
     _grow(tree, Outline(file, depth).nodes())
     _grow(tree.add(Text("where the bytes are", "bold magenta")), _bytes(file))
     if file.facts:
-        _grow(tree.add(Text("what follows (derived)", "bold magenta")), [Node(fact.text) for fact in file.facts], "")
+        _grow(tree.add(Text("what follows (derived)", "bold magenta")), fact_nodes(file, with_sources=depth > 2), "")
     _grow(tree.add(Text("safety", "bold magenta")), safety_nodes(file))
     return tree
 
@@ -59,6 +59,16 @@ def _bytes(file: CheckpointFile) -> list[Node]:
         bar = "█" * round(share * _BAR)
         found.append(Node(printable(section, 40), f"{count:>15,}  {share:>6.1%}  {bar}", "more"))
     return [*found, Node("sum", f"{sum(file.bytes.values()):>15,}  = the file's size", "more")]
+
+
+def fact_nodes(file: CheckpointFile, with_sources: bool = True) -> list[Node]:
+    """Each fact, and below it the values it follows from."""
+    found = []
+    for fact in file.facts:
+        sources = fact.to_dict()["from"].items() if with_sources else ()
+        inside = [Node("from " + printable(where, 80), printable(str(value), MAX_LINE)) for where, value in sources]
+        found.append(Node(printable(fact.text), children=inside))
+    return found
 
 
 def safety_nodes(file: CheckpointFile) -> list[Node]:

@@ -79,6 +79,13 @@ def test_foreign_objects_show_class_and_contents(zoo: dict[str, Path]) -> None:
     assert "gone_project.Config" in shown(inspect(zoo["vanished"]))
 
 
+def test_a_fact_shows_what_it_follows_from(zoo: dict[str, Path]) -> None:
+    file = inspect(zoo["lightning"])
+    assert "from global_step" in shown(file, depth=3)
+    assert "from global_step" not in shown(file)
+    assert "from global_step" in file._repr_html_()
+
+
 def test_danger_is_red() -> None:
     text = shown(inspect(checkpoint(dict(calls())["os.system"])), color="standard")
     line = next(line for line in text.splitlines() if "DANGER" in line)
