@@ -47,7 +47,7 @@ def main() -> None:
                 scores = train(datamodule, hyperparameters, plain_init, seed)
                 rows.append({"model": f"Mult-VAE, {name}", "split": split, "seed": seed} | scores)
                 took = time.perf_counter() - start
-                print(f"split {split} seed {seed} {name}: NDCG@100 {scores['ndcg@100']:.4f} in {took:.0f} s", flush=True)
+                print(f"split {split} seed {seed} {name}: {scores['ndcg@100']:.4f} in {took:.0f} s", flush=True)
     report(pd.DataFrame(rows))
 
 

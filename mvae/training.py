@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins import CheckpointIO
 
 from .callbacks import History, Progress
+from .checkpoint.reader import read
 from .checkpoint.resume import ExactResume
 from .checkpoint.save import DurableCheckpointIO
 from .data.datamodule import InteractionsDataModule
@@ -31,7 +32,7 @@ class FitResult:
     """What :func:`fit` leaves.
 
     Attributes:
-        model: the model with the weights of the best epoch.
+        model: the model with the weights of the best epoch, in eval mode; float32, whatever it was trained in.
         checkpoint: the file they are in.
         history: one row a step (:class:`~mvae.callbacks.History`), also in ``history.csv`` beside the checkpoint.
         trainer: the Trainer, as it stood at the end.
@@ -69,7 +70,8 @@ def fit(
 
     Args:
         datamodule: the data.
-        model: what to train; by default a new ``MultiVAE(datamodule.num_items, **SMALL_DATA)``.
+        model: what to train; by default a new ``MultiVAE(datamodule.num_items, **SMALL_DATA)``. The weights of a
+            model you pass in are your own: seed before you make it.
         out: folder for the checkpoint and ``history.csv``.
         max_epochs: stop here at the latest.
         patience: epochs without a lower ``val_loss`` before training stops.
@@ -88,9 +90,9 @@ def fit(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    if ckpt_path is not None:
+        _check_vocabulary(ckpt_path, datamodule)
     L.seed_everything(seed, verbose=False)
-    if model is None:
-        model = MultiVAE(datamodule.num_items, **SMALL_DATA)
     history = History(out / "history.csv")
     saver = ModelCheckpoint(
         dirpath=out,
@@ -108,21 +110,20 @@ def fit(
     if not any(isinstance(callback, ExactResume) for callback in callbacks):
         wired.append(ExactResume())
     wired.append(saver)
-    plugins = trainer_options.pop("plugins", None) or []
-    plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
-    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-        plugins.append(DurableCheckpointIO())
     with quiet():
         trainer = L.Trainer(
             max_epochs=max_epochs,
             callbacks=wired,
-            plugins=plugins,
+            plugins=_with_durable_io(trainer_options.pop("plugins", None)),
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             **{"devices": 1, "log_every_n_steps": 1} | trainer_options,
         )
+        if model is None:
+            with trainer.init_module():  # in the precision it is trained in
+                model = MultiVAE(datamodule.num_items, **SMALL_DATA)
         trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     score = saver.best_model_score
     if ckpt_path is not None and score is None:
@@ -132,6 +133,21 @@ def fit(
     best = Path(saver.best_model_path)
     best_model = type(model).load_from_checkpoint(best, map_location=model.device, weights_only=True)
     return FitResult(best_model.eval(), best, history.table, trainer)
+
+
+def _with_durable_io(plugins: Any) -> list[Any]:
+    """The Trainer's plugins as a list, with :class:`DurableCheckpointIO` unless there is a CheckpointIO already."""
+    plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins] if plugins else []
+    has_io = any(isinstance(plugin, CheckpointIO) for plugin in plugins)
+    return plugins if has_io else [*plugins, DurableCheckpointIO()]
+
+
+def _check_vocabulary(path: str | Path, datamodule: InteractionsDataModule) -> None:
+    """Compare vocabularies before Lightning restores the weights, whose message would be about sizes only."""
+    state = read(path).tree
+    state = state.get(type(datamodule).__qualname__) if isinstance(state, dict) else None
+    if isinstance(state, dict) and "item_ids" in state:
+        datamodule.load_state_dict(state)
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def get_latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
         )
     sign = 1 if scored[0].mode == "min" else -1
     # Equal scores: the earlier step, as ModelCheckpoint itself keeps the first of equals; and not its copy last.ckpt.
-    return min(scored, key=lambda c: (_loss(sign, c.score), c.step, c.is_copy, c.path.name)).path
+    return min(scored, key=lambda c: (_loss(sign, c.score), c.step, c.is_copy, len(c.path.name), c.path.name)).path
 
 
 def _loss(sign: int, score: float | None) -> float:

@@ -109,6 +109,7 @@ def load(path: str | os.PathLike[str], *, weights_only: bool = True) -> Recommen
             f"{path.name} has a model of {model.hparams['num_items']:,} items and a vocabulary of {len(items):,}, "
             f"{different:,} of them different. All three must be equal; the file was changed after it was saved."
         )
+    model.to(model.mu.weight.dtype)  # so that `model.dtype` is that of the file
     return Recommender(model.requires_grad_(False).eval(), items, source)
 
 
