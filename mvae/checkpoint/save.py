@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from fsspec.core import url_to_fs
@@ -16,8 +15,7 @@ from mvae.checkpoint.archive import Archive
 from mvae.checkpoint.durable import CheckpointNotSavedError, durable_file
 from mvae.checkpoint.errors import CheckpointError
 from mvae.checkpoint.source import Source
-
-_CHUNK = 1 << 20
+from mvae.checkpoint.stream import Stream
 
 
 def save(checkpoint: Any, path: str | os.PathLike[str]) -> None:
@@ -42,9 +40,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
     written to. Loading and removing are Lightning's own, and so is saving to anything but a local path (``s3://…``).
     """
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Save to a local path, whole or not at all.
 
         Raises:
@@ -66,28 +62,14 @@ def check_written(path: str) -> None:
     """
     try:
         archive = Archive(Source.open(path))
+        # Checksums can be switched off: torch.serialization.set_crc32_options(False).
+        members = archive.members.values() if archive.has_checksums else ()
+        with Stream() as stream:
+            damaged = [member.name for member in members if stream.crc32(member) != member.crc32]
     except CheckpointError as error:
         raise CheckpointNotSavedError(f"What was written does not read back, the old file stands: {error}") from error
-    if not archive.has_checksums:  # switched off by torch.serialization.set_crc32_options(False)
-        return
-    with open(path, "rb", buffering=0) as file:
-        for member in archive.members.values():
-            if _crc32(file, member.offset, member.stored) != member.crc32:
-                raise CheckpointNotSavedError(
-                    f"What was written reads back with other bytes in '{member.name}', so the old file stands. The "
-                    "disk or the memory of this machine is failing."
-                )
-
-
-def _crc32(file: BinaryIO, offset: int, size: int) -> int:
-    # Not through the memory map: its pages would count as this process's memory.
-    file.seek(offset)
-    buffer = memoryview(bytearray(_CHUNK))
-    crc = 0
-    while size:
-        read = file.readinto(buffer[: min(size, _CHUNK)])  # type: ignore[attr-defined]
-        if not read:
-            break
-        crc = zlib.crc32(buffer[:read], crc)
-        size -= read
-    return crc
+    if damaged:
+        raise CheckpointNotSavedError(
+            f"What was written reads back with other bytes in '{damaged[0]}', so the old file stands. The disk or the "
+            "memory of this machine is failing."
+        )
