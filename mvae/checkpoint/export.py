@@ -7,7 +7,6 @@ needed to go on training does not.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from mvae.checkpoint.errors import CheckpointError
 from mvae.checkpoint.inspect import CheckpointFile, inspect
 from mvae.checkpoint.optimizers import is_optimizer_state
 from mvae.checkpoint.pickler import Pickler, Replaced, Stored
-from mvae.checkpoint.plain import simpler
+from mvae.checkpoint.plain import to_json
 from mvae.checkpoint.reader import contiguous
 from mvae.checkpoint.shards import blocks
 from mvae.checkpoint.source import Input
@@ -124,7 +123,7 @@ def export(
     where, tensors, rest = find_weights(file.tree, key)
     names = rename(list(tensors), strip_prefix)
     found.renamed = {old: new for old, new in names.items() if old != new}
-    found.left_out = [".".join(map(str, (*where, name))) for name in rest if where]
+    found.left_out = [".".join(map(str, (*where, name))) for name in rest if where or name not in file.keys]
     weights = {names[old]: tensor for old, tensor in tensors.items()}
     kept = _kept_values(found, file.tree, where)
     with output(out) as target, Stream(progress) as stream:
@@ -139,7 +138,7 @@ def _kept_values(found: Export, tree: Any, where: Path) -> dict[Any, Any]:
     """The top-level values that go with the weights."""
     kept = {}
     for key, value in tree.items() if isinstance(tree, dict) else ():
-        if key in where[:1] or (not where and _has_tensors(value)):
+        if key in where[:1] or (not where and isinstance(value, (Tensor, dict)) and _has_tensors(value)):
             continue  # the weights themselves
         if key in _ALWAYS or (key not in _TRAINING and not _serves_training(value)):
             kept[key] = value
@@ -235,6 +234,7 @@ def _write_safetensors(
     copy_shared: bool,
 ) -> None:
     metadata = {"format": "pt"} | source.contents.metadata
+    kept.pop("loops", None)
     first: dict[Any, str] = {}
     for name, tensor in weights.items() if not copy_shared else ():
         kept_name = first.setdefault(_view(tensor), name)
@@ -242,22 +242,11 @@ def _write_safetensors(
             found.shared[name] = kept_name
     for key, value in kept.items():
         try:
-            metadata[str(key)] = json.dumps(value, default=_jsonable, ensure_ascii=False)
-        except (TypeError, ValueError, RecursionError):
+            metadata[str(key)] = to_json(value)
+        except CheckpointError:
             found.left_out.append(str(key))
     for name, kept_name in found.shared.items():
         metadata.setdefault(name, kept_name)
     alone = {name: tensor for name, tensor in weights.items() if name not in found.shared}
     found.size = write_safetensors(file, alone, metadata, stream)
     found.tensors = list(alone)
-
-
-def _jsonable(value: Any) -> Any:
-    """What JSON has no word for, one step plainer."""
-    if isinstance(value, Tensor):
-        return f"tensor {value.dtype} {list(value.shape)}"
-    if isinstance(value, (set, frozenset)):
-        return list(value)
-    if isinstance(value, (bytes, bytearray)):
-        return value.decode("latin-1")
-    return str(value) if isinstance(value, complex) else simpler(value)

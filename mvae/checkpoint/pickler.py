@@ -16,7 +16,17 @@ from mvae.checkpoint import dtypes
 from mvae.checkpoint.errors import CheckpointError
 from mvae.checkpoint.plain import class_of, hashable, shown, simpler
 from mvae.checkpoint.text import printable
-from mvae.checkpoint.values import Global, Object, ObjectDict, Storage, Tensor
+from mvae.checkpoint.values import (
+    Blob,
+    Global,
+    NumpyArray,
+    NumpyDtype,
+    NumpyScalar,
+    Object,
+    ObjectDict,
+    Storage,
+    Tensor,
+)
 from mvae.checkpoint.walk import Path
 
 _CLASSES = {dtype: name for name, dtype in reversed(dtypes.STORAGE.items()) if name != "UntypedStorage"}
@@ -24,9 +34,11 @@ _HOOKS = b"ccollections\nOrderedDict\n)R"
 _Place: TypeAlias = "tuple[_Place, Any] | None"
 """Where a value is: the place of its container, and the step from there. A million may hang on one place."""
 
+MAX_BYTES = 1 << 30
 MAX_REPLACED = 1000
 """Replacements that are remembered. Of more, only that there were more."""
-_SHORT = 200  # letters; a string up to here is written once and referred to afterwards
+_SHORT = 200  # letters
+_MAX_STEPS = 100
 
 
 class Replaced(NamedTuple):
@@ -95,6 +107,8 @@ class Pickler:
         while self._todo:
             action, place, value = self._todo.pop()
             action(place, value)
+            if len(self._out) > MAX_BYTES:
+                raise CheckpointError(f"the values would take more than {MAX_BYTES >> 20:,} MB without the tensors.")
         return bytes(self._out + b".")
 
     # --- what the rest is made of
@@ -110,8 +124,7 @@ class Pickler:
 
     def _remember(self, value: Any) -> None:
         """Number the value on top of the stack, so that it can be referred to."""
-        key = value if isinstance(value, str) else id(value)
-        number = self._memo[key] = len(self._memo)
+        number = self._memo[_key(value)] = len(self._memo)
         self._alive.append(value)
         self._out += b"q" + bytes([number]) if number < 256 else b"r" + struct.pack("<I", number)
 
@@ -122,7 +135,7 @@ class Pickler:
         writer = _WRITERS.get(type(value))
         if isinstance(value, str):
             self._text(value)
-        elif writer is not None and not isinstance(value, _CONTAINERS):
+        elif writer is not None and not isinstance(value, _REMEMBERED):
             writer(self, place, value)
         elif id(value) in self._memo:
             self._recall(self._memo[id(value)])
@@ -141,10 +154,7 @@ class Pickler:
             self._later(place, [value.args], b"R")
             return
         if id(value) not in self._plain:  # the same object again is the same plain value again
-            try:
-                self._plain[id(value)] = simpler(value)
-            except CheckpointError:
-                self._plain[id(value)] = None
+            self._plain[id(value)] = _simplest(value)
             self._alive.append(value)
         self._replace(place, value, self._plain[id(value)])
 
@@ -172,15 +182,14 @@ class Pickler:
     # --- plain values
 
     def _text(self, value: str) -> None:
-        if value in self._memo:
-            self._recall(self._memo[value])
+        if _key(value) in self._memo:
+            self._recall(self._memo[_key(value)])
             return
         raw = value.encode("utf-8", "surrogatepass")
         if len(raw) >= 1 << 32:
             raise CheckpointError(f"a text of {len(raw):,} bytes does not fit in a checkpoint.")
         self._out += b"X" + struct.pack("<I", len(raw)) + raw
-        if len(value) <= _SHORT:
-            self._remember(value)
+        self._remember(value)
 
     def _constant(self, _: _Place, value: bool | None) -> None:
         self._out += {None: b"N", True: b"\x88", False: b"\x89"}[value]
@@ -205,11 +214,15 @@ class Pickler:
 
     def _bytes(self, place: _Place, value: bytes) -> None:
         self._name("_codecs", "encode")
+        self._todo.append((self._closed, place, value))
         self._later(place, [value.decode("latin-1"), "latin1"], b"\x86R")
+
+    def _closed(self, _: _Place, value: Any) -> None:
+        self._remember(value)
 
     def _bytearray(self, place: _Place, value: bytearray) -> None:
         self._name("__builtin__", "bytearray")
-        self._remember(value)
+        self._todo.append((self._closed, place, value))
         self._later(place, [bytes(value)], b"\x85R")
 
     # --- containers
@@ -274,6 +287,7 @@ class Pickler:
 
     def _set(self, place: _Place, value: set[Any]) -> None:
         self._name("__builtin__", "set")
+        self._todo.append((self._closed, place, value))
         self._later(place, [[hashable(part) for part in value]], b"\x85R")
 
     def _frozenset(self, place: _Place, value: frozenset[Any]) -> None:
@@ -388,6 +402,23 @@ class Pickler:
         self._later(place, [(*parts, tensor.shape)], b"\x86R")
 
 
+def _key(value: Any) -> int | str:
+    """What a value is remembered by: short strings by what they say, all else by identity."""
+    return value if isinstance(value, str) and len(value) <= _SHORT else id(value)
+
+
+def _simplest(value: Any) -> Any:
+    """A plain value for a foreign one; None if there is none."""
+    try:
+        for _ in range(_MAX_STEPS):
+            value = simpler(value)
+            if not isinstance(value, _FOREIGN):
+                return value
+    except CheckpointError:
+        pass
+    return None  # an object that says it stands for itself
+
+
 def _truth(value: bool) -> bytes:
     return b"\x88" if value else b"\x89"
 
@@ -402,7 +433,8 @@ def _is_known(value: Any) -> bool:
     return name in dtypes.ITEMSIZE or name.startswith(("per_tensor_", "per_channel_"))
 
 
-_CONTAINERS = (list, tuple, dict, bytearray, Tensor)
+_FOREIGN = (Object, Global, Blob, NumpyArray, NumpyDtype, NumpyScalar)
+_REMEMBERED = (list, tuple, dict, set, bytes, bytearray, Tensor)
 _WRITERS: dict[type, Callable[[Pickler, _Place, Any], None]] = {
     type(None): Pickler._constant, bool: Pickler._constant, int: Pickler._int, float: Pickler._float,
     complex: Pickler._complex, bytes: Pickler._bytes, bytearray: Pickler._bytearray,

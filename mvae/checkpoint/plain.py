@@ -7,6 +7,7 @@ is not.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable
 from typing import Any
 
@@ -18,6 +19,7 @@ from mvae.checkpoint.source import Record, Source
 from mvae.checkpoint.text import jsonable
 from mvae.checkpoint.values import Blob, Global, NumpyArray, NumpyDtype, NumpyScalar, Object, Storage, Tensor
 
+_MAX_DEPTH, _MAX_VALUES = 100, 2_000_000
 _ATOMS = (str, bytes, bool, int, float, complex, type(None))
 
 
@@ -105,6 +107,43 @@ def _as_tensor(value: NumpyArray, dtype: str, byteorder: str) -> Tensor:
     tensor.storage.byteorder = byteorder
     tensor.storage.record = Record(Source("numpy", memoryview(data)), "numpy", 0, len(data))
     return tensor
+
+
+def to_json(value: Any) -> str:
+    """A tree as JSON. What JSON has no word for comes as the nearest thing: sets as lists, tensors as a description.
+
+    Raises:
+        CheckpointError: it is deeper, or larger, than any settings are.
+    """
+    return json.dumps(_Jsonable().convert(value, _MAX_DEPTH), ensure_ascii=False)
+
+
+class _Jsonable:
+    """Makes a tree of what JSON knows, and stops if that does not end."""
+
+    def __init__(self) -> None:
+        self.left = _MAX_VALUES
+
+    def convert(self, value: Any, depth: int) -> Any:
+        self.left -= 1
+        if self.left < 0 or depth < 0:
+            raise CheckpointError("it is too deep or too large to be written as JSON.")
+        if isinstance(value, (str, bool, int, float, type(None))):
+            return value
+        if isinstance(value, dict):
+            return {_key(key): self.convert(part, depth - 1) for key, part in value.items()}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return [self.convert(part, depth - 1) for part in value]
+        if isinstance(value, (bytes, bytearray)):
+            return value.decode("latin-1")
+        if isinstance(value, (Tensor, complex)):
+            return str(value)
+        return self.convert(simpler(value), depth - 1)
+
+
+def _key(value: Any) -> str:
+    plain = hashable(value)
+    return plain if isinstance(plain, str) else str(plain)
 
 
 def shown(value: Any) -> str:

@@ -103,9 +103,9 @@ def verify(path: Input, progress: Progress | None = None) -> Verification:
     except CheckpointError as error:
         return _broken(path, error, progress)
     found = Verification(file.path, file.size, str(file.format), tensors=len(file.tensors))
-    _check_records(found, file.contents.records, _names_by_record(file), progress)
     if file.contents.archive is not None:
         _check_headers(found, file.contents.archive)
+    _check_records(found, file.contents.records, _names_by_record(file), progress)
     if not found.checksums:
         found.notes.append(_NO_CHECKSUMS.get(file.format, "It was saved without checksums: changed bytes do not show."))
     _check_gaps(found, file)
@@ -200,13 +200,23 @@ def _header_fields(archive: Archive, member: Member) -> tuple[int, int, int]:
 def _check_gaps(found: Verification, file: CheckpointFile) -> None:
     """Bytes that belong to nothing: PyTorch and safetensors leave none."""
     try:
-        left = file.bytes.get("not accounted for", 0)
-        if file.format is Format.SAFETENSORS:
-            left = file.bytes.get("padding", 0)
+        budget = file.bytes
     except CheckpointError as error:
         found.damage.append(Damage("the file", str(error)))
         return
+    left = budget.get(_GAPS.get(file.format, ""), 0)
+    if file.format is Format.LEGACY:  # in front of each storage stands its length
+        left -= 8 * sum(storage.record is not None for storage in file.contents.storages.values())
     if left:
         found.damage.append(
             Damage("the file", f"{left:,} bytes in it belong to nothing: it was cut, joined or changed.")
         )
+
+
+_GAPS = {
+    Format.ZIP: "not accounted for",
+    Format.TORCHSCRIPT: "not accounted for",
+    Format.SAFETENSORS: "padding",
+    Format.LEGACY: "bookkeeping",
+}
+"""The heading of the byte budget under which such bytes are counted."""
