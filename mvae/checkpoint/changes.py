@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from mvae.checkpoint.errors import CheckpointError
+from mvae.checkpoint.plain import hashable
 from mvae.checkpoint.text import jsonable, printable
 from mvae.checkpoint.values import Blob, Global, NumpyArray, NumpyDtype, NumpyScalar, Object, Storage, Tensor
 from mvae.checkpoint.walk import Path, children, count, is_leaf, walk
@@ -107,7 +108,7 @@ def value_changes(a: Any, b: Any) -> list[ValueChange]:
 
 def _matched(path: Path, x: Any, y: Any) -> Iterator[tuple[Any, Any, Any]]:
     """What is inside of both, step by step; `ABSENT` where one has nothing."""
-    left, right = dict(children(x)), dict(children(y))
+    left, right = ({_step(step): part for step, part in children(value)} for value in (x, y))
     versions = path[-1:] == ("<attributes>",)
     for step in left | right:
         before, after = left.get(step, ABSENT), right.get(step, ABSENT)
@@ -116,6 +117,11 @@ def _matched(path: Path, x: Any, y: Any) -> Iterator[tuple[Any, Any, Any]]:
             both = [key for key in before if key in after]
             before, after = {key: before[key] for key in both}, {key: after[key] for key in both}
         yield step, before, after
+
+
+def _step(value: Any) -> Any:
+    """A key that is equal in both files if it says the same; placeholders are equal to themselves only."""
+    return value if type(value) in (str, int) else hashable(value)
 
 
 def _opens(x: Any, y: Any) -> bool:
@@ -173,7 +179,9 @@ def same_leaf(x: Any, y: Any) -> bool:
         return (x.dtype, x.numel) == (y.dtype, y.numel) and x.view() == y.view()
     if isinstance(x, Object):
         return bool(x.cls == y.cls) and not count(x) and not count(y)
-    if is_leaf(x) or isinstance(x, (set, frozenset, NumpyScalar, NumpyDtype)):
+    if isinstance(x, (set, frozenset)):
+        return {hashable(part) for part in x} == {hashable(part) for part in y}
+    if is_leaf(x) or isinstance(x, (NumpyScalar, NumpyDtype)):
         return bool(x == y or (x != x and y != y))
     return not count(x) and not count(y)
 
@@ -190,11 +198,14 @@ def _alike(x: Any, y: Any) -> bool:
         return False
     if isinstance(x, NumpyArray):
         return isinstance(x.data, list) and isinstance(y.data, list)
-    return not isinstance(x, Object) or (isinstance(x.cls, Global) and bool(x.cls == y.cls))
+    if isinstance(x, Object) and (isinstance(x.cls, Global) or isinstance(y.cls, Global)):
+        return bool(x.cls == y.cls)
+    return True
 
 
 def _has_values(value: Any) -> bool:
     """False if there are only tensors in it, which are listed elsewhere."""
-    if isinstance(value, (Tensor, Storage)):
-        return False
-    return not count(value) or any(_is_plain(part) and "_metadata" not in path for path, part in walk(value))
+    return any(
+        not isinstance(part, (Tensor, Storage)) and not count(part) and "_metadata" not in path
+        for path, part in walk(value)
+    )

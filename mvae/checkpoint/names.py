@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 
 _ROUNDS = 8
 _TRIALS = 20
@@ -40,9 +41,9 @@ def _commonest(left: list[str], right: set[str]) -> tuple[str, str] | None:
         for end in _ends(name):
             by_end.setdefault(end, []).append(name)
     trials: Counter[tuple[str, str]] = Counter()
-    for name in left[:_TRIALS]:
-        likely = next((by_end[end] for end in _ends(name) if end in by_end), [])
-        for other in likely[:_TRIALS]:
+    likely = ((name, next((by_end[end] for end in _ends(name) if end in by_end), [])) for name in left)
+    for name, others in islice(((name, others) for name, others in likely if others), _TRIALS):
+        for other in others[:_TRIALS]:
             common = _common_end(name, other)
             trials[name.removesuffix(common), other.removesuffix(common)] += 1
     best, most = None, 0
