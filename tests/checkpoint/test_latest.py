@@ -95,17 +95,20 @@ def test_in_mode_max_the_highest_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_a_loss_of_nan_never_wins(tmp_path: Path, mode: str) -> None:
-    run(tmp_path, [5.0, float("nan")], mode=mode, stopper=False)
+@pytest.mark.parametrize(
+    ("losses", "best"), [([5.0, float("nan")], "epoch=0.ckpt"), ([float("nan"), 5.0], "epoch=1.ckpt")]
+)
+def test_a_loss_of_nan_never_wins(tmp_path: Path, losses: list[float], best: str, mode: str) -> None:
+    run(tmp_path, losses, mode=mode, stopper=False)
     assert names(tmp_path) == {"epoch=0.ckpt", "epoch=1.ckpt"}
     for path in tmp_path.iterdir():  # ModelCheckpoint notes inf for nan; somebody's own script may note nan itself
         checkpoint = torch.load(path)
         (state,) = checkpoint["callbacks"].values()
         infinite = {name: score for name, score in state["best_k_models"].items() if score.isinf()}
         state["best_k_models"] |= {name: score * float("nan") for name, score in infinite.items()}
-        assert get_latest_checkpoint(tmp_path).name == "epoch=0.ckpt"
+        assert get_latest_checkpoint(tmp_path).name == best
         torch.save(checkpoint, path)
-    assert get_latest_checkpoint(tmp_path).name == "epoch=0.ckpt"
+    assert get_latest_checkpoint(tmp_path).name == best
 
 
 def test_of_equal_scores_the_earlier_wins_as_in_modelcheckpoint(tmp_path: Path) -> None:
@@ -179,8 +182,9 @@ def test_file_times_say_nothing(tmp_path: Path) -> None:
     assert get_latest_checkpoint(tmp_path).name == "epoch=1.ckpt"
 
 
-def test_a_folder_that_was_moved_or_copied_is_read_where_it_is(tmp_path: Path) -> None:
-    run(tmp_path / "here", [3.0, 1.0, 2.0])
+@pytest.mark.parametrize("stopper", [True, False])
+def test_a_folder_that_was_moved_or_copied_is_read_where_it_is(tmp_path: Path, stopper: bool) -> None:
+    run(tmp_path / "here", [3.0, 1.0, 2.0], stopper=stopper)
     shutil.copytree(tmp_path / "here", tmp_path / "copy", copy_function=shutil.copyfile)
     (tmp_path / "here").rename(tmp_path / "there")
     for folder in (tmp_path / "there", tmp_path / "copy"):
@@ -194,9 +198,11 @@ def test_a_renamed_file_is_known_by_what_early_stopping_noted(tmp_path: Path) ->
     assert get_latest_checkpoint(tmp_path).name == "for the boss.ckpt"
 
 
-def test_a_renamed_file_that_does_not_say_its_score_is_not_guessed_at(tmp_path: Path) -> None:
-    run(tmp_path, [3.0, 1.0, 2.0], stopper=False)
-    (tmp_path / "epoch=2.ckpt").rename(tmp_path / "renamed.ckpt")  # worse, and its current_score is not its own
+@pytest.mark.parametrize("stopper", [True, False])
+def test_a_renamed_file_that_does_not_say_its_score_is_not_guessed_at(tmp_path: Path, stopper: bool) -> None:
+    run(tmp_path, [1.0, 2.0, 3.0], stopper=stopper)
+    (tmp_path / "epoch=0.ckpt").unlink()
+    (tmp_path / "epoch=2.ckpt").rename(tmp_path / "renamed.ckpt")  # the best score noted in it is that of epoch 0
     assert get_latest_checkpoint(tmp_path).name == "epoch=1.ckpt"
 
 

@@ -64,6 +64,20 @@ def test_the_options_reach_the_run(mvae: Callable, ratings_csv: Path, tmp_path: 
     assert len(history) == 4 * -(-(users - 30) // 30)
 
 
+def test_seed_and_patience_reach_fit(
+    mvae: Callable, ratings_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict = {}
+
+    def noted(*_: object, **options: object) -> None:
+        given.update(options)
+        raise CheckpointError("that is enough")
+
+    monkeypatch.setattr("mvae.training.fit", noted)
+    mvae("train", "--data", ratings_csv, "--out", tmp_path, "--seed", 5, "--patience", 7, "--max-epochs", 9)
+    assert given == {"out": tmp_path, "seed": 5, "patience": 7, "max_epochs": 9}
+
+
 def test_the_same_seed_gives_the_same_checkpoint(mvae: Callable, ratings_csv: Path, tmp_path: Path) -> None:
     def name(seed: int, folder: str) -> str:
         mvae("train", "--data", ratings_csv, "--out", tmp_path / folder, "--max-epochs", 1, "--seed", seed)

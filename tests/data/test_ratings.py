@@ -51,6 +51,11 @@ def test_columns_may_stand_in_any_order_among_others(tmp_path: Path) -> None:
     assert table.to_dict("records") == [{"rating": 3.0, "title": "Alien (1979)", "item_id": 31, "user_id": 7}]
 
 
+def test_of_two_columns_for_the_same_thing_the_first_counts(tmp_path: Path) -> None:
+    table = read_ratings(written(tmp_path, "userId,movieId,item,rating\n7,31,99,4\n"))
+    assert table["item_id"].tolist() == [31]
+
+
 @pytest.mark.parametrize("separator", [",", "\t", ";", "|", "::"])
 @pytest.mark.parametrize("header", ["user,item,rating", None])
 def test_the_separator_is_found_in_the_first_line(tmp_path: Path, separator: str, header: str | None) -> None:
