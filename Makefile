@@ -53,5 +53,9 @@ store: data  ## run the lessons and store their outputs in notebooks/
 bench-quality: data  ## the README's table: NDCG@100 on ML-100K (some minutes)
 	$(BIN)/python -m benchmarks.quality
 
+bench-checkpoint: $(READY)  ## the checkpoint tools: time, memory, kills and resumes (needs 12 GB of disk)
+	$(BIN)/python -m benchmarks.checkpoint_read
+	$(BIN)/python -m benchmarks.checkpoint_save
+
 clean:  ## remove the environment and what was made; fetched data stays
 	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache *.egg-info
