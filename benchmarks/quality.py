@@ -24,9 +24,9 @@ from mvae.training import SMALL_DATA
 
 #: What is trained: name → hyperparameters of MultiVAE, and whether PyTorch's own initialisation is put back.
 VARIANTS: dict[str, tuple[dict[str, float], bool]] = {
-    "fit()'s defaults": (SMALL_DATA, False),
-    "the document's β: 0.2 over 20,000 steps": ({}, False),
-    "and PyTorch's initialisation": ({}, True),
+    "as fit() trains it": (SMALL_DATA, False),
+    "the class's own β (0.2 over 20,000 steps), no weight decay": ({}, False),
+    "the same, with PyTorch's own initialisation": ({}, True),
 }
 
 
