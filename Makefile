@@ -6,6 +6,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+# torch's threads sleep while they wait for each other. By default they spin, which is slow on a busy machine.
+export OMP_WAIT_POLICY ?= passive
+
 .DEFAULT_GOAL := help
 .PHONY: help setup data lab course test lint unit lessons store bench-quality bench-checkpoint clean
 

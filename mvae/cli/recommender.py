@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,6 +39,10 @@ def train(
     test_users: Annotated[int | None, typer.Option(min=1, help="Users held out for the test. [default: 200]")] = None,
 ) -> None:
     """Train Mult-VAE, keep the best checkpoint, and compare it with Popularity and EASE."""
+    # Read when torch is first imported: threads that wait for each other sleep. By default they spin, and on a machine
+    # that is busy with something else a training of seconds takes a minute.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
     from rich.console import Console
 
     if out.exists() and not out.is_dir():
