@@ -129,7 +129,7 @@ class _BrokenZip:
         self._pickle_by_header(members)
         contents = self.remains.contents
         for member in members:
-            if member.problem:
+            if member.problem and member.name.startswith("data/"):
                 self.remains.lost[member.name.removeprefix("data/")] = member.problem
         listed = [Member(inner_name(record.name), record, "", True) for record in self.listed]
         for found in (listed, members):
@@ -231,8 +231,10 @@ def _choose(remains: Remains, stream: Stream) -> None:
     records = [*contents.pickles, *(record for found in remains.candidates.values() for record in found)]
     contents.records = records
     has_checksums = any(record.crc32 for record in records)
-    for pickle in contents.pickles if has_checksums else ():
-        if pickle.crc32 is not None and stream.crc32(pickle) != pickle.crc32:
+    for pickle in contents.pickles:
+        if pickle.crc32 is None or not has_checksums:
+            remains.notes.append(f"'{pickle.name}' has no checksum: nothing says that names and values are right.")
+        elif stream.crc32(pickle) != pickle.crc32:
             raise _nothing(f"'{pickle.name}', which says what every tensor is, is damaged: its checksum is wrong.")
     for key, storage in contents.storages.items():
         storage.record = None

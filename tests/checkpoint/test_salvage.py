@@ -1,0 +1,300 @@
+"""What a broken file still holds: all of it, nothing wrong in it, and torch loads it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hostile_files import bombs, calls, checkpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save as save_safetensors
+
+from mvae.checkpoint import CheckpointError, Salvage, inspect, salvage
+from mvae.checkpoint.changes import value_changes
+
+CASES = 5_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 250
+Known = dict[str, bytes]
+
+
+def training() -> dict[str, Any]:
+    """Many tensors of one size, so that one could be taken for another; a shared one; and the optimizer's."""
+    torch.manual_seed(0)
+    layers = {f"layer.{i}.weight": torch.randn(4, 3) for i in range(12)}
+    model = {**layers, "tied": layers["layer.3.weight"], "empty": torch.empty(0), "bias": torch.randn(200)}
+    moments = {i: {"step": torch.tensor(float(i)), "exp_avg": torch.randn(4, 3)} for i in range(12)}
+    group = {"lr": 0.1, "betas": (0.9, 0.999), "params": list(range(12))}
+    return {"epoch": 3, "state_dict": model, "optimizer_states": [{"state": moments, "param_groups": [group]}]}
+
+
+def saved(value: Any, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def raw() -> bytes:
+    return saved(training())
+
+
+@pytest.fixture(scope="module")
+def known(raw: bytes) -> Known:
+    return contents(raw)
+
+
+def contents(raw: bytes) -> Known:
+    """Name → bytes of every tensor."""
+    return {entry.name: entry.tensor.array().tobytes() for entry in inspect(raw).tensors}
+
+
+def rescued(raw: bytes) -> tuple[Salvage, bytes]:
+    out = io.BytesIO()
+    found = salvage(raw, out)
+    assert found.size == len(out.getvalue())
+    assert str(found)
+    json.dumps(found.to_dict(), allow_nan=False)
+    return found, out.getvalue()
+
+
+def attempt(raw: bytes) -> tuple[Salvage, bytes] | None:
+    """None if there is nothing to save, and it says so."""
+    try:
+        return rescued(raw)
+    except CheckpointError as error:
+        if "nothing to save" in str(error) or "is not a checkpoint" in str(error):
+            return None
+        raise
+
+
+def all_right(found: Salvage, out: bytes, known: Known) -> None:
+    """Every tensor in the new file is one of the old, to the bit; those kept and those lost are all there were."""
+    back = contents(out)
+    assert set(back) == set(found.kept)
+    if found.kept or not any("names and values" in note for note in found.notes):
+        assert {lost.name for lost in found.lost} | set(found.kept) == set(known)
+    for name, content in back.items():
+        assert content == known[name], name
+
+
+def test_a_whole_file_comes_back_whole(raw: bytes, known: Known) -> None:
+    found, out = rescued(raw)
+    all_right(found, out, known)
+    assert found.complete
+    assert (found.notes, found.unchecked, found.replaced) == ([], [], [])
+    assert value_changes(inspect(raw).tree, inspect(out).tree) == []
+    back = torch.load(io.BytesIO(out), weights_only=True)["state_dict"]
+    assert back["tied"] is back["layer.3.weight"]
+
+
+def test_every_real_checkpoint_loads_weights_only_afterwards(zoo: dict[str, Path], tmp_path: Path) -> None:
+    for name, path in zoo.items():
+        found = salvage(path, tmp_path / "out.ckpt")
+        assert found.complete, name
+        assert inspect(tmp_path / "out.ckpt").safety.weights_only
+        torch.load(tmp_path / "out.ckpt", weights_only=True)
+        before = contents(path.read_bytes()) if name not in ("tensors",) else {}
+        after = contents((tmp_path / "out.ckpt").read_bytes()) if name not in ("tensors",) else {}
+        assert set(before.values()) <= set(after.values()), name
+
+
+def test_cut_at_every_fiftieth(raw: bytes, known: Known) -> None:
+    kept = []
+    for part in range(50):
+        rescue = attempt(raw[: len(raw) * part // 50])
+        if rescue is None:
+            continue
+        found, out = rescue
+        all_right(found, out, known)
+        torch.load(io.BytesIO(out), weights_only=True)
+        assert "cut off" in found.notes[0]
+        kept.append(len(found.kept))
+    assert kept == sorted(kept), "more of the file is never less"
+    assert kept[-1] == len(known)
+
+
+def test_the_report_says_how_much_of_what(raw: bytes) -> None:
+    at = inspect(raw).tensor("optimizer_states.0.state.2.exp_avg").file_offset
+    found, _ = rescued(raw[: (at or 0) + 10])
+    assert found.sections["weights"] == (15, 15)
+    assert found.sections["Lion exp_avg"] == (2, 12)
+    assert "cut off: 10 of 48 bytes are left" in str(found)
+    assert "weights: 15 of 15" in str(found)
+
+
+def test_a_tensor_that_is_lost_leaves_a_gap(raw: bytes) -> None:
+    layers = [torch.ones(3), torch.zeros(3), torch.ones(2)]
+    listed = saved({"list": layers, "tuple": tuple(layers), "dict": {"x": layers[1], "y": 1}})
+    broken = bytearray(listed)
+    broken[inspect(listed).tensor("list.1").file_offset or 0] ^= 1
+    found, out = rescued(bytes(broken))
+    back = torch.load(io.BytesIO(out), weights_only=True)
+    assert back["list"][1] is None
+    assert back["tuple"][1] is None
+    assert back["dict"] == {"y": 1}
+    assert [(lost.name, lost.why) for lost in found.lost] == [
+        (name, "damaged: its checksum is wrong") for name in ("list.1", "tuple.1", "dict.x")
+    ]
+    alone = bytearray(saved(torch.ones(5)))
+    alone[inspect(bytes(alone)).tensors[0].tensor.file_offset or 0] ^= 1
+    with pytest.raises(CheckpointError, match="nothing to save"):
+        rescued(bytes(alone))
+
+
+def test_damage_to_one_of_two_descriptions_costs_nothing(raw: bytes, known: Known) -> None:
+    """A zip says everything twice. Headers, descriptors, directory: any may be wiped out."""
+    directory = raw.index(b"PK\1\2")
+    wiped = [raw[:directory] + bytes(len(raw) - directory)]
+    for mark in (b"PK\3\4", b"PK\7\b"):
+        place = raw.index(b"data/5")
+        at = raw.index(mark, place - 40 if mark == b"PK\3\4" else place)
+        wiped += [raw[:at] + bytes(30 if mark == b"PK\3\4" else 16) + raw[at + (30 if mark == b"PK\3\4" else 16) :]]
+    wiped.append(b"\0\0\0\0" + raw[4:])
+    for broken in wiped:
+        found, out = rescued(broken)
+        all_right(found, out, known)
+        assert found.complete
+
+
+def test_bytes_lost_or_added_in_the_middle(raw: bytes, known: Known) -> None:
+    at = inspect(raw).tensor("layer.5.weight").file_offset or 0
+    for broken in (raw[:at] + raw[at + 100 :], raw[:at] + bytes(100) + raw[at:], raw[:at] + raw[at + 4000 :]):
+        found, out = rescued(broken)
+        all_right(found, out, known)
+        assert "state_dict.layer.4.weight" in found.kept
+        assert "state_dict.layer.5.weight" in {lost.name for lost in found.lost}
+        assert "state_dict.bias" in found.kept or len(broken) < len(raw) - 3000
+
+
+def test_a_damaged_pickle_is_nothing_to_save(raw: bytes) -> None:
+    broken = bytearray(raw)
+    broken[raw.index(b"layer.7")] ^= 4  # would only change a name
+    with pytest.raises(CheckpointError, match=r"nothing to save: .*damaged"):
+        rescued(bytes(broken))
+
+
+def test_without_checksums_it_says_so(known: Known) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        raw = saved(training())
+    finally:
+        torch.serialization.set_crc32_options(True)
+    for broken in (raw, raw[: len(raw) * 3 // 4]):
+        found, out = rescued(broken)
+        all_right(found, out, known)
+        assert found.unchecked == found.kept
+        assert "no checksum" in str(found)
+
+
+def test_other_formats(known: Known) -> None:
+    value = training()
+    old = saved(value, _use_new_zipfile_serialization=False)
+    found, out = rescued(old[: len(old) * 3 // 4])
+    all_right(found, out, known)
+    assert 0 < len(found.kept) < len(known)
+    with pytest.raises(CheckpointError, match="nothing to save"):
+        rescued(old[:1000])
+    weights = {f"w{i}": torch.full((10,), float(i)) for i in range(9)}
+    file = save_safetensors(weights)
+    found, out = rescued(file[:-100])
+    assert (len(found.kept), len(found.lost)) == (6, 3)
+    back = torch.load(io.BytesIO(out), weights_only=True)
+    assert all(torch.equal(back[name], weights[name]) for name in found.kept)
+    with pytest.raises(CheckpointError):
+        rescued(file[:100])
+
+
+def test_a_repacked_zip(raw: bytes, known: Known) -> None:
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(raw)) as old, zipfile.ZipFile(packed, "w", method) as new:
+            for member in old.namelist():
+                new.writestr(member, old.read(member))
+        found, out = rescued(packed.getvalue())
+        all_right(found, out, known)
+        assert found.complete
+        if method == zipfile.ZIP_STORED:
+            found, out = rescued(packed.getvalue()[: len(packed.getvalue()) * 3 // 4])
+            all_right(found, out, known)
+            assert len(found.kept) > 10
+
+
+def test_files_of_old_versions_in_the_order_of_the_alphabet(known: Known) -> None:
+    """PyTorch 2.0 and older wrote data/0, data/1, data/10, data/11, …, data/2."""
+    from mvae.checkpoint.write import ZipWriter
+
+    buffer = io.BytesIO()
+    writer = ZipWriter(buffer)
+    with zipfile.ZipFile(io.BytesIO(saved(training()))) as old:
+        names = [name.partition("/")[2] for name in old.namelist()]
+        storages = sorted(name for name in names if name.startswith("data/"))
+        for name in ["data.pkl", *storages, "version"]:
+            content = old.read(f"archive/{name}")
+            writer.add(name, len(content), [content])
+    writer.close()
+    raw = buffer.getvalue()
+    for broken in (raw[: len(raw) * 2 // 3], raw[:-1]):
+        found, out = rescued(broken)
+        all_right(found, out, known)
+        assert len(found.kept) > 15
+
+
+def test_the_input_is_never_overwritten_and_nothing_is_left_behind(raw: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(raw[:-100])
+    (tmp_path / "link.ckpt").symlink_to(path)
+    for out in (path, tmp_path / "link.ckpt"):
+        with pytest.raises(CheckpointError, match="not overwritten"):
+            salvage(path, out)
+    with pytest.raises(CheckpointError, match="nothing to save"):
+        salvage(raw[:900], tmp_path / "new" / "out.ckpt")
+    with pytest.raises(CheckpointError, match="is a folder"):
+        salvage(tmp_path, tmp_path / "out.ckpt")
+    with pytest.raises(CheckpointError):
+        salvage(path, tmp_path)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link.ckpt", "x.ckpt"]
+    assert path.read_bytes() == raw[:-100]
+
+
+def test_hostile_files_end() -> None:
+    for pickle in [pickle for _, pickle in calls()] + [pickle for _, pickle in islice(bombs(), 8)]:
+        for broken in (checkpoint(pickle), checkpoint(pickle)[:-30]):
+            with suppress(CheckpointError):
+                _, out = rescued(broken)
+                assert inspect(out).safety.weights_only
+                torch.load(io.BytesIO(out), weights_only=True)
+    many_headers = b"PK\3\4" + b"\0" * 22 + b"\1\0\0\0x"
+    with pytest.raises(CheckpointError):
+        rescued(many_headers * 20_000)
+
+
+@given(st.data())
+@settings(max_examples=CASES, deadline=None)
+def test_cut_anywhere_flipped_anywhere(raw: bytes, known: Known, data: st.DataObject) -> None:
+    broken = bytearray(raw[: data.draw(st.sampled_from([len(raw), data.draw(st.integers(1, len(raw)))]))])
+    for _ in range(data.draw(st.integers(0, 2))):
+        at = data.draw(st.integers(0, len(broken) - 1))
+        broken[at] ^= 1 << data.draw(st.integers(0, 7))
+    rescue = attempt(bytes(broken))
+    if rescue is not None:
+        all_right(*rescue, known)
+
+
+@given(st.data())
+@settings(max_examples=CASES, deadline=None)
+def test_one_flipped_bit_costs_at_most_one_storage(raw: bytes, known: Known, data: st.DataObject) -> None:
+    start = raw.index(b"PK\7\b")  # the pickle is before it
+    at = data.draw(st.integers(start, len(raw) - 1))
+    broken = bytearray(raw)
+    broken[at] ^= 1 << data.draw(st.integers(0, 7))
+    found, out = rescued(bytes(broken))
+    all_right(found, out, known)
+    assert len(found.lost) <= 2, "the tied tensor has two names"
