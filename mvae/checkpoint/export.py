@@ -7,12 +7,14 @@ needed to go on training does not.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from mvae.checkpoint.errors import CheckpointError
+from mvae.checkpoint.formats import Format
 from mvae.checkpoint.inspect import CheckpointFile, inspect
 from mvae.checkpoint.optimizers import is_optimizer_state
 from mvae.checkpoint.pickler import Pickler, Replaced, Stored
@@ -126,6 +128,8 @@ def export(
     found.left_out = [".".join(map(str, (*where, name))) for name in rest if where or name not in file.keys]
     weights = {names[old]: tensor for old, tensor in tensors.items()}
     kept = _kept_values(found, file.tree, where)
+    if file.format is Format.SAFETENSORS and format == "ckpt":
+        kept = _from_metadata(file.contents.metadata, weights)
     with output(out) as target, Stream(progress) as stream:
         if format == "ckpt":
             _write_ckpt(found, target, stream, file.tree, where, weights, kept)
@@ -144,6 +148,20 @@ def _kept_values(found: Export, tree: Any, where: Path) -> dict[Any, Any]:
             kept[key] = value
         else:
             found.left_out.append(str(key))
+    return kept
+
+
+def _from_metadata(metadata: dict[str, str], weights: dict[str, Tensor]) -> dict[Any, Any]:
+    """The values that a safetensors file carries, and the tied weights it names: an export taken back."""
+    kept: dict[Any, Any] = {}
+    for key, text in metadata.items():
+        if text in weights and key not in weights:
+            weights[key] = weights[text]
+        elif key != "format":
+            try:
+                kept[key] = json.loads(text)
+            except (ValueError, RecursionError):
+                kept[key] = text
     return kept
 
 
@@ -197,9 +215,9 @@ def _compacted(weights: dict[str, Tensor], copies: dict[int, Tensor]) -> dict[An
         views.setdefault(id(tensor.storage), {}).setdefault(_view(tensor), tensor)
     own: dict[Any, Tensor] = {}
     for tensors in views.values():
+        used = sum(tensor.nbytes for tensor in tensors.values())
         for view, tensor in tensors.items():
             storage = tensor.storage
-            used = sum(part.nbytes for part in tensors.values())
             if tensor.kind == "sharded" or (storage is not None and used < storage.nbytes and not tensor.parts):
                 own[view] = _on_its_own(tensor, copies)
     return {name: own.get(_view(tensor), tensor) for name, tensor in weights.items()}
