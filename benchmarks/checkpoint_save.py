@@ -30,9 +30,11 @@ import statistics
 import tempfile
 import threading
 import time
+import traceback
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,8 @@ def start(work: Callable[[int], Any]) -> tuple[int, int]:
             os.close(read)
             work(write)
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     os.close(write)
@@ -188,7 +192,7 @@ def bench_kills(folder: Path, quick: bool) -> None:
 
 # --- resumes
 
-EPOCHS, STEPS = 12, 96
+EPOCHS, STEPS = 12, 132  # 11 batches an epoch
 
 
 class Net(MultiVAE):
@@ -231,7 +235,7 @@ def train(out: Path, every: int, exact: bool, kill: Kill | None = None, seed: in
     callbacks += [] if exact else [LightningAlone()]
     callbacks += [kill] if kill else []
     resuming = newest.exists()
-    fit(
+    result = fit(
         data,
         Net(200, [60, 20], lr=0.01, kl_anneal_steps=STEPS),
         out=out,
@@ -241,11 +245,12 @@ def train(out: Path, every: int, exact: bool, kill: Kill | None = None, seed: in
         callbacks=callbacks,
         ckpt_path=newest if resuming else None,
     )
+    result.trainer.save_checkpoint(out / "final.ckpt", weights_only=False)
 
 
 def final_state(out: Path) -> dict[str, Any]:
     """Every weight, moment, rate and step count at the end, and β, rate and losses of every step and epoch."""
-    checkpoint = torch.load(out / "newest.ckpt", weights_only=True)
+    checkpoint = torch.load(out / "final.ckpt", weights_only=True)
     kept = {key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step")}
     return kept | {"history": (out / "history.csv").read_text()}
 
@@ -262,31 +267,39 @@ def bench_resumes(folder: Path, quick: bool) -> None:
     runs = 5 if quick else 50
     print(f"resumes: {runs} runs of {STEPS} steps, each killed one to three times")
 
-    def run(out: Path, **options: Any) -> None:
-        child, read = start(lambda _: train(out, **options))
+    def run(out: Path, exact: bool, **options: Any) -> None:
+        def work(_: int) -> None:
+            # Lightning alone ends in an error if it left out a validation that early stopping asks for, or if the
+            # best epoch so far does not come again and its file is gone.
+            with nullcontext() if exact else suppress(RuntimeError, FileNotFoundError):
+                train(out, exact=exact, **options)
+
+        child, read = start(work)
         os.waitpid(child, 0)
         os.close(read)
 
-    run(folder / "whole", every=1, exact=True)
+    run(folder / "whole", exact=True, every=1)
     whole = final_state(folder / "whole")
+    assert whole["global_step"] == STEPS
     rates = len({line.split(",")[3] for line in whole["history"].splitlines()[1:]})
     for exact in (False, True):
-        rng, same, kills, weights = random.Random(0), 0, 0, 0
+        rng, kills = random.Random(0), 0
+        count: Counter[str] = Counter()
         for number in range(runs):
             out = folder / "resumed"
-            every = rng.choice([1, 2, 3, 4, 6, 8])
-            for step in sorted(rng.sample(range(1, STEPS), rng.randint(1, 3))):
-                run(out, every=every, exact=exact, kill=Kill(step, rng.uniform(0, 0.03)), seed=number)
+            every = rng.choice([1, 2, 3, 4, 6, 8, 11])
+            for step in sorted(rng.sample(range(1, STEPS - 12), rng.randint(1, 3))):  # so that some are left to do
+                run(out, exact, every=every, kill=Kill(step, rng.uniform(0, 0.03)), seed=number)
                 kills += 1
-            run(out, every=every, exact=exact, seed=number)
-            found = final_state(out)
-            same += equal(found, whole)
-            weights += equal(found["state_dict"], whole["state_dict"])
+            run(out, exact, every=every, seed=number)
+            ended = (out / "final.ckpt").exists()
+            count["error"] += not ended
+            count["equal"] += ended and equal(final_state(out), whole)
             shutil.rmtree(out)
         name = "with ExactResume" if exact else "Lightning alone"
         print(
-            f"  {name:20} {same} of {runs} equal in every weight, moment, rate and β ({weights} in the weights); "
-            f"{kills} kills, {rates} learning rates",
+            f"  {name:20} {count['equal']} of {runs} equal in every weight, moment, rate and β; {count['error']} ended "
+            f"in an error; {kills} kills, {rates} learning rates",
             flush=True,
         )
 
