@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +10,8 @@ from typing import Any, ClassVar
 import lightning as L
 import pandas as pd
 from lightning.pytorch.callbacks import Callback
+
+from .checkpoint.durable import durable_file
 
 
 class History(Callback):
@@ -64,24 +64,12 @@ class History(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:
         if self.path is not None and self.rows:  # a run that never began leaves an earlier run's table alone
-            write_whole(self.path, self.table.to_csv(index=False))
+            with durable_file(self.path) as file:
+                file.write(self.table.to_csv(index=False).encode())
 
     def on_exception(self, trainer: L.Trainer, model: L.LightningModule, exception: BaseException) -> None:
         with suppress(OSError):  # which would hide the exception that brought us here
             self.on_fit_end(trainer, model)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that the old one stands until the new one is complete."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as part:
-        try:
-            part.write(text)
-            part.close()
-            os.chmod(part.name, 0o644)
-            os.replace(part.name, path)
-        except BaseException:
-            os.unlink(part.name)
-            raise
 
 
 class Progress(Callback):

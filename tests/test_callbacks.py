@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import re
-import stat
 import sys
 import types
 import warnings
@@ -18,7 +17,7 @@ import pytest
 from lightning.pytorch.callbacks import Callback
 
 from mvae import InteractionsDataModule, fit
-from mvae.callbacks import History, write_whole
+from mvae.callbacks import History
 
 
 class Break(Callback):
@@ -62,15 +61,6 @@ def test_a_sanity_check_before_training_is_no_epoch(
 
 def test_an_empty_history_is_an_empty_table() -> None:
     pd.testing.assert_frame_equal(History().table, pd.DataFrame())
-
-
-def test_a_file_is_replaced_whole_and_others_may_read_it(tmp_path: Path) -> None:
-    path = tmp_path / "history.csv"
-    path.write_text("old")
-    write_whole(path, "β\n")
-    assert path.read_text(encoding="utf-8") == "β\n"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert list(tmp_path.iterdir()) == [path]
 
 
 # ---- Progress --------------------------------------------------------------------------------------------------

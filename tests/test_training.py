@@ -18,6 +18,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from mvae import DataError, FitResult, Interactions, InteractionsDataModule, MultiVAE, fit
+from mvae.callbacks import History
+from mvae.checkpoint import CheckpointNotSavedError
 from mvae.training import SMALL_DATA
 
 THE_TEN_AND_OURS = [
@@ -267,18 +269,18 @@ def test_what_was_noted_is_kept_when_a_run_breaks_off(
 
 
 def test_a_disk_that_fills_up_leaves_the_old_history(finished: FitResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mvae.callbacks import write_whole
-
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     path = finished.checkpoint.parent / "history.csv"
-    before = path.read_text()
+    before, names = path.read_text(), sorted(path.parent.iterdir())
+    history = History(path)
+    history.rows = [{"step": 1, "epoch": 0}]
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_whole(path, "half")
+    with pytest.raises(CheckpointNotSavedError, match="No space left"):
+        history.on_fit_end(finished.trainer, finished.model)
     assert path.read_text() == before
-    assert list(path.parent.glob("*.part")) == []
+    assert sorted(path.parent.iterdir()) == names
 
 
 def test_a_loss_that_is_never_a_number_is_said(

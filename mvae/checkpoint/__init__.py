@@ -6,11 +6,11 @@ imports neither torch nor lightning nor numpy; the names that need them are look
 
 from __future__ import annotations
 
-import importlib
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mvae._lazy import lazy_exports
 from mvae.checkpoint.errors import CheckpointError, CheckpointNotFoundError
 from mvae.checkpoint.inspect import CheckpointFile, inspect
 from mvae.checkpoint.reader import Contents, read
@@ -58,31 +58,26 @@ __all__ = [
 ]
 
 _LAZY = {
-    "CheckpointNotSavedError": "durable",
-    "Difference": "diff",
-    "DurableCheckpointIO": "save",
-    "ExactResume": "resume",
-    "Export": "export",
-    "Salvage": "salvage",
-    "Verification": "verify",
-    "byte_budget_figure": "figure",
-    "diff": "diff",
-    "export": "export",
-    "get_latest_checkpoint": "latest",
-    "load": "load",
-    "realign": "realign",
-    "salvage": "salvage",
-    "verify": "verify",
+    "CheckpointNotSavedError": ".durable",
+    "Difference": ".diff",
+    "DurableCheckpointIO": ".save",
+    "ExactResume": ".resume",
+    "Export": ".export",
+    "Salvage": ".salvage",
+    "Verification": ".verify",
+    "byte_budget_figure": ".figure",
+    "diff": ".diff",
+    "export": ".export",
+    "get_latest_checkpoint": ".latest",
+    "load": ".load",
+    "realign": ".realign",
+    "salvage": ".salvage",
+    "verify": ".verify",
 }
 """Name → the module of this package that has it. To add one: here, in `__all__`, and under `TYPE_CHECKING`."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_exports(__name__, _LAZY)
 
 
 def __dir__() -> list[str]:

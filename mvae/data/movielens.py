@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..checkpoint.durable import durable_file
 from ..errors import DataError
 from .ratings import clean
 
@@ -213,16 +214,8 @@ def _keep(path: Path, content: bytes, sha256: str) -> None:
             f"what came for {path.name} is not the file we know ({len(content):,} bytes, SHA-256 {found[:12]}…, "
             f"expected {sha256[:12]}…). It was thrown away."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-        try:
-            part.write(content)
-            part.close()
-            os.chmod(part.name, 0o644)
-            os.replace(part.name, path)
-        except BaseException:
-            os.unlink(part.name)
-            raise
+    with durable_file(path) as file:
+        file.write(content)
 
 
 def _read_official(archive: Path) -> pd.DataFrame:
