@@ -30,7 +30,6 @@ from mvae.checkpoint.values import (
 from mvae.checkpoint.walk import Path
 
 _CLASSES = {dtype: name for name, dtype in reversed(dtypes.STORAGE.items()) if name != "UntypedStorage"}
-_HOOKS = b"ccollections\nOrderedDict\n)R"
 _Place: TypeAlias = "tuple[_Place, Any] | None"
 """Where a value is: the place of its container, and the step from there. A million may hang on one place."""
 
@@ -89,7 +88,7 @@ class Pickler:
         self.storages: dict[int, Stored] = {}
         self.replaced: list[Replaced] = []
         self._out = bytearray()
-        self._memo: dict[int | str, int] = {}
+        self._memo: dict[int | str | tuple[str, str], int] = {}
         self._alive: list[Any] = []  # what the memo knows by its id must not be freed
         self._open: set[int] = set()
         self._plain: dict[int, Any] = {}
@@ -124,8 +123,11 @@ class Pickler:
 
     def _remember(self, value: Any) -> None:
         """Number the value on top of the stack, so that it can be referred to."""
-        number = self._memo[_key(value)] = len(self._memo)
         self._alive.append(value)
+        self._number(_key(value))
+
+    def _number(self, key: int | str | tuple[str, str]) -> None:
+        number = self._memo[key] = len(self._memo)
         self._out += b"q" + bytes([number]) if number < 256 else b"r" + struct.pack("<I", number)
 
     def _recall(self, number: int) -> None:
@@ -177,7 +179,17 @@ class Pickler:
         self.replaced.append(Replaced(tuple(reversed(steps)), was, by))
 
     def _name(self, module: str, name: str) -> None:
-        self._out += f"c{module}\n{name}\n".encode()
+        known = self._memo.get((module, name))
+        if known is not None:
+            self._recall(known)
+        else:
+            self._out += f"c{module}\n{name}\n".encode()
+            self._number((module, name))
+
+    def _hooks(self) -> None:
+        """An empty OrderedDict, where a tensor's backward hooks once stood."""
+        self._name("collections", "OrderedDict")
+        self._out += b")R"
 
     # --- plain values
 
@@ -344,7 +356,7 @@ class Pickler:
             self._out += b"u"
         self._out += b"tR"
         if parameter:
-            self._out += _truth(tensor.requires_grad) + _HOOKS + b"tR"
+            self._end_of_call(place, tensor)
         self._remember(tensor)
         if (tensor.attributes and not bits) or not (parameter or tensor.kind == "Tensor"):
             self._note(place, f"{tensor.kind} with attributes", tensor)
@@ -359,7 +371,8 @@ class Pickler:
         self._int(None, tensor.offset)
         self._numbers(tensor.shape)
         self._numbers(tensor.stride)
-        self._out += _truth(requires_grad) + _HOOKS
+        self._out += _truth(requires_grad)
+        self._hooks()
         if not typed:
             self._name("torch", tensor.dtype)
 
@@ -378,7 +391,13 @@ class Pickler:
             *parts,
             *(scheme[name] for name in ("scale", "zero_point", "axis") if name in scheme),
         ]
-        self._later(place, [tuple(inside)], _truth(tensor.requires_grad) + _HOOKS + b"tR")
+        self._todo.append((self._end_of_call, place, tensor))
+        self._later(place, [tuple(inside)])
+
+    def _end_of_call(self, _: _Place, tensor: Tensor) -> None:
+        self._out += _truth(tensor.requires_grad)
+        self._hooks()
+        self._out += b"tR"
 
     def _meta(self, tensor: Tensor) -> None:
         self._name("torch._utils", "_rebuild_meta_tensor_no_storage")
