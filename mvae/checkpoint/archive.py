@@ -25,6 +25,8 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _MAX32, _MAX16 = 0xFFFFFFFF, 0xFFFF
 _ENCRYPTED, _HAS_DESCRIPTOR = 0x1, 0x8
 MAX_MEMBERS = 1 << 19
+_BATCH = 64
+"""Headers that are read before the memory they were mapped into is let go."""
 
 
 class Member(Record):
@@ -93,8 +95,10 @@ class Archive:
             if member.name in self.members:
                 raise CheckpointError(f"{source.name} has two members named '{member.name}'. PyTorch writes one.")
             self.members[member.name] = member
-        for member in self.members.values():
+        for number, member in enumerate(self.members.values(), start=1):
             _read_local_header(source, member, start)
+            if number % _BATCH == 0:
+                source.forget()
         self._refuse_overlaps()
         self.root = next(iter(self.members), "").partition("/")[0] + "/"
 

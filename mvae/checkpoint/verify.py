@@ -182,12 +182,10 @@ def _difference(stream: Stream, record: Record) -> str:
 def _check_headers(found: Verification, archive: Archive) -> None:
     """What a member's own header says must be what the directory says. PyTorch leaves it out, other zips do not."""
     for member in archive.members.values():
-        crc32, stored, full = _header_fields(archive, member)
-        if not member.flags & 0x8 and (crc32, stored, full) != (
-            member.crc32,
-            min(member.stored, 0xFFFFFFFF),
-            min(member.size, 0xFFFFFFFF),
-        ):
+        if member.flags & 0x8:
+            continue
+        listed = (member.crc32, min(member.stored, 0xFFFFFFFF), min(member.size, 0xFFFFFFFF))
+        if _header_fields(archive, member) != listed:
             found.damage.append(Damage(member.name, "its header and the zip's directory contradict each other."))
 
 
