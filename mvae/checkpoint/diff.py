@@ -13,7 +13,6 @@ checksums, bytes are compared.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,7 +24,8 @@ from mvae.checkpoint.changes import ValueChange, value_changes
 from mvae.checkpoint.inspect import CheckpointFile, TensorEntry, inspect
 from mvae.checkpoint.names import pair_by_prefix
 from mvae.checkpoint.reader import Contents
-from mvae.checkpoint.source import Record
+from mvae.checkpoint.shards import joined
+from mvae.checkpoint.source import Input, Record
 from mvae.checkpoint.stream import Progress, Stream, is_contiguous
 from mvae.checkpoint.values import Tensor
 
@@ -121,11 +121,7 @@ class Difference:
         return text(self)
 
 
-def diff(
-    a: str | os.PathLike[str] | memoryview | CheckpointFile,
-    b: str | os.PathLike[str] | memoryview | CheckpointFile,
-    progress: Progress | None = None,
-) -> Difference:
+def diff(a: Input | CheckpointFile, b: Input | CheckpointFile, progress: Progress | None = None) -> Difference:
     """Compare two checkpoints: keys, values and tensors, the optimizer's and the callbacks' too.
 
     Args:
@@ -146,18 +142,26 @@ def diff(
 
 def _pairs(found: Difference) -> list[tuple[TensorEntry, TensorEntry]]:
     """The tensors that go together: of one name, then those whose names differ in a prefix alone."""
-    right = {entry.name: entry for entry in found.b.tensors}
-    pairs = [(entry, right.pop(entry.name)) for entry in found.a.tensors if entry.name in right]
-    order = {entry.name: number for number, entry in enumerate(found.b.tensors)}
+    tensors_a, tensors_b = _whole(found.a), _whole(found.b)
+    right = {entry.name: entry for entry in tensors_b}
+    pairs = [(entry, right.pop(entry.name)) for entry in tensors_a if entry.name in right]
+    order = {entry.name: number for number, entry in enumerate(tensors_b)}
     numbers = [order[entry.name] for entry, _ in pairs]
     found.reordered = numbers != sorted(numbers)
     taken = {entry.name for entry, _ in pairs}
-    left = {entry.name: entry for entry in found.a.tensors if entry.name not in taken}
+    left = {entry.name: entry for entry in tensors_a if entry.name not in taken}
     for prefix_a, prefix_b, names in pair_by_prefix(list(left), list(right)):
         pairs += [(left.pop(a), right.pop(b)) for a, b in names]
         found.prefixes.append((prefix_a, prefix_b, len(names)))
     found.only_a, found.only_b = list(left.values()), list(right.values())
     return pairs
+
+
+def _whole(file: CheckpointFile) -> list[TensorEntry]:
+    """The tensors, without the pieces that those in a sharded folder are made of."""
+    sharded = (entry.tensor for entry in file.tensors if entry.tensor.kind == "sharded")
+    pieces = {id(part) for tensor in sharded for part in (tensor.parts or {}).values()}
+    return [entry for entry in file.tensors if id(entry.tensor) not in pieces] if pieces else file.tensors
 
 
 def _compare(found: Difference, pairs: list[tuple[TensorEntry, TensorEntry]], progress: Progress | None) -> None:
@@ -167,7 +171,7 @@ def _compare(found: Difference, pairs: list[tuple[TensorEntry, TensorEntry]], pr
             same = compare_checksums(a.tensor, b.tensor, checksums)
             if same is None:
                 found.by_bytes += 1
-                same = _same_bytes(stream_a.tensor(a.tensor), stream_b.tensor(b.tensor))
+                same = _same_bytes(_blocks(stream_a, a.tensor), _blocks(stream_b, b.tensor))
             if same:
                 found.equal += 1
             else:
@@ -187,6 +191,8 @@ def compare_checksums(a: Tensor, b: Tensor, checksums: bool) -> bool | None:
     """
     if (a.dtype, a.shape) != (b.dtype, b.shape) or value_changes(a.attributes, b.attributes):
         return False
+    if "sharded" in (a.kind, b.kind):
+        return _compare_pieces(a, b, checksums)
     x, y = _record(a), _record(b)
     if x is None or y is None:  # on the meta device, or made of parts, which are listed themselves
         return x is y
@@ -199,6 +205,19 @@ def compare_checksums(a: Tensor, b: Tensor, checksums: bool) -> bool | None:
         return True
     whole = a.nbytes == x.size and b.nbytes == y.size and is_contiguous(a) and is_contiguous(b)
     return False if whole and not alike else None
+
+
+def _compare_pieces(a: Tensor, b: Tensor, checksums: bool) -> bool | None:
+    """The same for tensors of which at least one was saved in pieces."""
+    x, y = a.parts or {}, b.parts or {}
+    if x.keys() != y.keys():
+        return None
+    answers = [compare_checksums(x[span], y[span], checksums) for span in x]
+    return None if None in answers else all(answers)
+
+
+def _blocks(stream: Stream, tensor: Tensor) -> Iterator[memoryview]:
+    return joined(tensor) if tensor.kind == "sharded" else stream.tensor(tensor)
 
 
 def _record(tensor: Tensor) -> Record | None:

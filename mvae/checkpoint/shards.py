@@ -19,7 +19,7 @@ def blocks(stream: Stream, tensor: Tensor) -> Iterator[memoryview]:
         CheckpointError: they are not in the file, or not those that its checksum was made of.
     """
     if tensor.kind == "sharded":
-        return _joined(tensor)
+        return joined(tensor)
     record = tensor.storage.record if tensor.storage is not None else None
     whole = record is not None and record.size == tensor.nbytes and is_contiguous(tensor)
     if record is None or not record.crc32 or not whole or (tensor.storage and tensor.storage.byteorder == "big"):
@@ -36,8 +36,12 @@ def _checked(found: Iterator[memoryview], name: str, crc32: int) -> Iterator[mem
         raise CheckpointError(f"'{name}' is damaged: its checksum is wrong. `mvae salvage` leaves it out.")
 
 
-def _joined(tensor: Tensor) -> Iterator[memoryview]:
-    """A tensor put together from its pieces, in memory."""
+def joined(tensor: Tensor) -> Iterator[memoryview]:
+    """A tensor of the kind `sharded`, put together from its pieces in memory.
+
+    Raises:
+        CheckpointError: the pieces do not make up the tensor.
+    """
     import numpy
 
     pieces = [(_slices(span, tensor), part) for span, part in (tensor.parts or {}).items()]

@@ -6,6 +6,7 @@ Here the whole file is read once, in blocks, at the speed of reading and a CRC-3
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,6 +126,9 @@ def _broken(path: Input, error: CheckpointError, progress: Progress | None) -> V
     Raises:
         CheckpointError: it is no checkpoint, so there is nothing to say about damage.
     """
+    if isinstance(path, (str, os.PathLike)) and os.path.isfile(os.path.join(path, ".metadata")):
+        folder = os.fspath(path)
+        return Verification(folder, 0, str(Format.SHARDED), damage=[Damage("the folder", str(error))])
     source = Source.open(path)  # raises again if it is not there, or a folder
     kind = detect(source)  # raises again if it is something else altogether
     found = Verification(source.name, source.size, str(kind))

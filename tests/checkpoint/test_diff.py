@@ -14,11 +14,12 @@ import torch
 from hostile_files import calls, checkpoint, name, pickle_of, text
 from safetensors.torch import save_file
 
-from mvae.checkpoint import CheckpointError, diff, inspect
+from mvae.checkpoint import CheckpointError, CheckpointFile, diff, inspect, read
 from mvae.checkpoint.changes import ABSENT, value_changes
 from mvae.checkpoint.elements import has_numbers, numbers
 from mvae.checkpoint.names import pair_by_prefix
 from mvae.checkpoint.stream import Stream
+from mvae.checkpoint.values import Tensor
 
 
 def training(steps: int = 2) -> dict[str, Any]:
@@ -196,6 +197,23 @@ def test_views_of_one_storage_are_told_apart(save: Any) -> None:
     assert [change.name for change in found.changed] == ["x", "t"]
     assert found.by_bytes == 3
     assert [change.amount.changed for change in found.changed if change.amount] == [1, 1]
+
+
+def test_a_sharded_tensor_and_a_whole_one(save: Any) -> None:
+    whole = torch.arange(24.0).reshape(6, 4)
+    files = []
+    for _ in range(2):
+        file = CheckpointFile(read(save({"w": whole, "p": [whole[:2].clone(), whole[2:].clone()]})))
+        sharded = Tensor("float32", (6, 4), (), 0, None, kind="sharded")
+        sharded.parts = dict(zip(("[0:2, 0:4]", "[2:6, 0:4]"), file.tree.pop("p"), strict=True))
+        file.tree["w"] = sharded
+        files.append(file)
+    found = diff(files[0], files[1])
+    assert (found.same, found.by_bytes, found.equal) == (True, 0, 1)
+    found = diff(files[0], save({"w": whole}))
+    assert (found.same, found.by_bytes, found.equal) == (True, 1, 1)
+    whole[5, 3] = 0
+    assert [change.name for change in diff(save({"w": whole}), files[0]).changed] == ["w"]
 
 
 def test_numbers_that_are_not_finite(save: Any) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from hostile_files import bombs, calls, checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,6 +123,19 @@ def test_other_formats(raw: bytes, tmp_path: Path) -> None:
     assert not verify(old[:-1]).ok
     assert not verify(old + b"x").ok
     assert not verify(raw + b"x" * 30).ok, "what stands after the end of a zip"
+
+
+def test_a_sharded_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "sharded"
+    dcp.save({"state_dict": model()["state_dict"], "epoch": 3}, checkpoint_id=str(folder), no_dist=True)
+    assert verify(folder).ok
+    (piece,) = folder.glob("*.distcp")
+    at = inspect(folder).tensor("a.bias").file_offset or 0
+    piece.write_bytes(flipped(piece.read_bytes(), at))
+    found = verify(folder)
+    assert [damage.tensors for damage in found.damage] == [["state_dict.a.bias"]]
+    piece.unlink()
+    assert not verify(folder).ok
 
 
 def test_what_is_no_checkpoint_is_an_error(tmp_path: Path) -> None:
