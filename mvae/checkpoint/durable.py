@@ -40,7 +40,7 @@ _ADVICE = {
 
 
 class CheckpointNotSavedError(CheckpointError, OSError):
-    """A file could not be written. What stood under its name stands; nothing else was left in the folder."""
+    """A file could not be written, and what stood under its name stands; or the disk did not confirm the new one."""
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def durable_file(path: str | os.PathLike[str], check: Callable[[str], None] | No
     """
     path = os.path.abspath(path)
     folder = os.path.dirname(path)
-    part = ""
+    part, replaced = "", False
     try:
         _make_folder(folder)
         remove_litter(folder)
@@ -73,13 +73,13 @@ def durable_file(path: str | os.PathLike[str], check: Callable[[str], None] | No
             if fcntl is None:
                 file.close()  # Windows moves no open file; elsewhere the lock on it is held until it has its name
             os.replace(part, path)
-            part = ""
+            part, replaced = "", True
         _sync_folder(folder)
     except Exception as error:
         cause = _os_error_behind(error)
         if cause is None or isinstance(error, CheckpointError):
             raise
-        failure = CheckpointNotSavedError(_explain(path, cause))
+        failure = CheckpointNotSavedError(_explain(path, cause, replaced))
         failure.errno = cause.errno
         raise failure from error
     finally:
@@ -158,7 +158,11 @@ def _os_error_behind(error: BaseException | None) -> OSError | None:
     return error if isinstance(error, OSError) else None
 
 
-def _explain(path: str, error: OSError) -> str:
+def _explain(path: str, error: OSError, replaced: bool) -> str:
+    if replaced:
+        return (
+            f"{path} is written, but may be lost in a power cut: its folder was not saved: {error.strerror or error}."
+        )
     stands = "The file that stood there before stands." if os.path.lexists(path) else "Nothing was left behind."
     advice = _ADVICE.get(error.errno or 0, "")
     return f"{path} was not saved: {error.strerror or error}. {stands} {advice}".rstrip()

@@ -158,6 +158,18 @@ def test_a_full_disk_says_what_to_do(old: Path, monkeypatch: pytest.MonkeyPatch)
     assert_stands(old)
 
 
+@posix
+def test_a_folder_that_cannot_be_saved_is_told_apart(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(module.os, "fsync", failing)
+    with pytest.raises(CheckpointNotSavedError, match="is written, but may be lost in a power cut"):
+        save(CHECKPOINT, old)
+    assert same(old)
+
+
 @contextmanager
 def ordinary_user() -> Iterator[None]:
     """root may write everywhere."""
