@@ -25,14 +25,16 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Making the environment in $(VENV) (a few minutes, once) …"
 	@rm -f $(READY)
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[teach,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[teach,test]' || { \
+	  echo "pip could not install the packages; its own words are above. To see all it does:"; \
+	  echo "  $(BIN)/python -m pip install -c constraints.txt -e '.[teach,test]'"; exit 1; }
 	@touch $(READY)
 
 data: $(READY)
 	@$(BIN)/python -m mvae.data.movielens
 
 lab: data  ## open JupyterLab on lesson 1
-	@$(BIN)/python scripts/lab.py
+	@$(BIN)/python scripts/lab.py $(LAB)
 
 course: data  ## run every lesson without a screen, into build/course/
 	@$(BIN)/python scripts/course.py

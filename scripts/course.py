@@ -9,12 +9,15 @@ Exit status 1 when a lesson stops with an error.
 from __future__ import annotations
 
 import argparse
+import copy
 import os
+import re
 import sys
 import time
 from pathlib import Path
 
 import nbformat
+from latex2mathml.converter import convert
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
@@ -22,6 +25,8 @@ from nbconvert import HTMLExporter
 ROOT = Path(__file__).resolve().parents[1]
 LESSONS = ROOT / "notebooks"
 CELL_TIMEOUT_SECONDS = 300
+#: Code, where a dollar is a dollar; then a formula on its own, and one within a line.
+FORMULA = re.compile(r"(?P<code>```.*?```|`[^`]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<line>[^$\n]+)\$", re.DOTALL)
 
 
 def run(path: Path) -> nbformat.NotebookNode:
@@ -65,6 +70,21 @@ def joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
     return whole
 
 
+def with_mathml(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A copy whose formulas are MathML, which a browser shows by itself: nbconvert's pages fetch MathJax from afar."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = FORMULA.sub(_mathml, cell.source)
+    return notebook
+
+
+def _mathml(found: re.Match[str]) -> str:
+    if found["code"]:
+        return found["code"]
+    return convert(found["block"] or found["line"], display="block" if found["block"] else "inline")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lessons", nargs="*", help="numbers such as 02; all of them by default")
@@ -96,7 +116,7 @@ def main() -> int:
             nbformat.write(tidy(notebook), path)
         else:
             nbformat.write(notebook, options.out / path.name)
-            html, _ = HTMLExporter().from_notebook_node(notebook)
+            html, _ = HTMLExporter().from_notebook_node(with_mathml(notebook))
             (options.out / f"{path.stem}.html").write_text(html, encoding="utf-8")
     if not options.store and not failed:
         shown = options.out.relative_to(Path.cwd()) if options.out.is_relative_to(Path.cwd()) else options.out

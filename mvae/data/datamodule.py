@@ -110,7 +110,7 @@ class InteractionsDataModule(L.LightningDataModule):
         )
         raise DataError(
             f"The checkpoint was trained on {len(saved):,} items and this data has {len(here):,}: {what}. "
-            "Resume on the data it was trained on, or carry its rows over by item id first."
+            "Resume on the data it was trained on, or carry its rows over by item id first (mvae.checkpoint.realign)."
         )
 
 
