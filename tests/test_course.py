@@ -110,6 +110,20 @@ def test_a_lesson_ends_with_the_lesson_that_follows(path: Path, following: Path)
     assert f"lesson {following.name[:2]}" in last[-500:].casefold()
 
 
+def lessons_named(text: str) -> set[str]:
+    """The numbers in "lesson 07" and "Lessons 03, 04 and 07", wherever the line breaks."""
+    named = re.findall(
+        r"\blessons?\s+(\d\d(?:(?:,\s*|\s+and\s+|\s+or\s+|\s+to\s+|\s*[–-]\s*)\d\d)*)", text, re.IGNORECASE
+    )
+    return {number for numbers in named for number in re.findall(r"\d\d", numbers)}
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_names_only_lessons_that_are_there(path: Path) -> None:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    assert lessons_named("\n".join(map(source, cells))) <= {lesson.name[:2] for lesson in LESSONS}
+
+
 # ---- the check itself ------------------------------------------------------------------------------------------
 
 
@@ -190,6 +204,11 @@ def test_an_address_on_the_web_is_no_path_of_a_machine() -> None:
     notebook = copy.deepcopy(GOOD)
     notebook["cells"][2]["outputs"].append(stream("see https://example.org/home/page and out/tmp/x and data/ml"))
     assert problems(notebook) == []
+
+
+def test_the_lessons_that_a_text_names() -> None:
+    text = "Lesson\n07 shows it; lessons 03 and 08, lessons 01–05, lesson 04. Twelve lessons, 10 of them short."
+    assert lessons_named(text) == {"01", "03", "04", "05", "07", "08"}
 
 
 # ---- nbval -----------------------------------------------------------------------------------------------------
