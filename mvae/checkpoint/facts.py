@@ -341,12 +341,16 @@ def _short(key: str) -> str:
 def optimizer(run: Run) -> Iterator[Fact]:
     """The optimizers' classes, which the file does not name."""
     names, source = [], {}
+    partial = any(optimizers.incomplete(state) for _, state in run.optimizers)
     for path, state in run.optimizers:
         names.append(optimizers.kind(state))
         kept = sorted(map(str, optimizers.per_parameter(state)))
         source[f"{'.'.join(map(str, path))}.state"] = kept or sorted(map(str, optimizers.first_group(state)))
     if names:
-        yield Fact("optimizer", names, f"optimizer: {', '.join(names)}, by what it keeps for each parameter.", source)
+        how = ", by what it keeps for each parameter."
+        if partial:
+            how = ", it seems by its settings: what it keeps for each parameter is incomplete."
+        yield Fact("optimizer", names, f"optimizer: {', '.join(names)}{how}", source)
 
 
 def parameters(run: Run) -> Iterator[Fact]:
@@ -433,7 +437,7 @@ def _lacks(run: Run) -> list[str] | None:
 
 def beyond_lightning(run: Run) -> Iterator[Fact]:
     """What an exact resume needs besides, and Lightning does not save by itself."""
-    if _lacks(run) != []:
+    if _lacks(run) != [] or any(optimizers.incomplete(state) for _, state in run.optimizers):
         return
     generators, loader = _random_states(run), _loader_states(run)
     text = (
@@ -446,6 +450,10 @@ def beyond_lightning(run: Run) -> Iterator[Fact]:
 
 def resuming(run: Run) -> Iterator[Fact]:
     """Whether training can go on from this file, and whether it would give what it would have given uninterrupted."""
+    partial = [counts for _, state in run.optimizers if (counts := optimizers.incomplete(state))]
+    if partial:
+        yield _cannot_resume(run, *map(sum, zip(*partial, strict=True)))
+        return
     lacking = _lacks(run)
     if lacking is None:
         return
@@ -466,6 +474,19 @@ def resuming(run: Run) -> Iterator[Fact]:
         text = "training can go on exactly where it stopped."
     value = {"resumable": not lacking, "exactly": not missing, "missing": missing}
     yield Fact("resume", value, text, {"keys": [key for key in ("optimizer_states", "loops") if key in run.tree]})
+
+
+def _cannot_resume(run: Run, whole: int, parameters: int) -> Fact:
+    text = (
+        f"training cannot be resumed: the optimizer's state is incomplete ({whole:,} of {parameters:,} parameters have "
+        "all of it)"
+    )
+    if 0 < len(run.weights) < parameters:
+        text += f", and only {len(run.weights):,} weights are there."
+    else:
+        text += "; the weights can be used without it."
+    value = {"resumable": False, "exactly": False, "missing": ["part of the optimizer's state"]}
+    return Fact("resume", value, text, {"parameters": parameters, "with all of their state": whole})
 
 
 _GENERATOR_BYTES = 5056

@@ -54,10 +54,50 @@ def optimizer_states(tree: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any
 
 
 def per_parameter(state: dict[str, Any]) -> dict[str, Any]:
-    """What the optimizer keeps for its first parameter, by name; empty before the first step."""
-    states = state["state"]
-    first: Any = next(iter(states.values()), {}) if isinstance(states, dict) else {}
-    return first if isinstance(first, dict) else {}
+    """What the optimizer keeps for the first parameter that has anything, by name; empty before the first step."""
+    return next((kept for kept in _states(state).values() if isinstance(kept, dict) and kept), {})
+
+
+def _states(state: dict[str, Any]) -> dict[Any, Any]:
+    return state["state"] if isinstance(state["state"], dict) else {}
+
+
+def incomplete(state: dict[str, Any]) -> tuple[int, int] | None:
+    """(parameters that have all of their state, parameters) if some lack entries that others of their group have.
+
+    A parameter without any entry in `state` is not counted as one: it was frozen, or had no gradient yet.
+    """
+    whole = parameters = 0
+    for kept in _by_group(state):
+        most = max(kept, key=len, default=set())
+        lacking = sum(names < most for names in kept)
+        if "exp_avg" in most and not most & _WITH_EXP_AVG and "eps" in first_group(state):
+            lacking = len(kept)
+        whole += len(kept) - lacking
+        parameters += len(kept)
+    return (whole, parameters) if whole < parameters else None
+
+
+_WITH_EXP_AVG = {"exp_avg_sq", "exp_inf"}
+"""One of these goes with `exp_avg` in every optimizer that has an `eps`."""
+_OF_LARGE_PARAMETERS = ("qmap", "absmax")
+"""8-bit optimizers keep these for large parameters only."""
+
+
+def _by_group(state: dict[str, Any]) -> list[list[set[str]]]:
+    """For each parameter group, what is kept for each of its parameters that has a state."""
+    number: dict[Any, int] = {}
+    for place, group in enumerate(state["param_groups"]):
+        listed = group.get("params") if isinstance(group, dict) else None
+        for parameter in listed if isinstance(listed, list) else ():
+            if isinstance(parameter, (int, str)):
+                number[parameter] = place
+    found: dict[int, list[set[str]]] = {}
+    for parameter, kept in _states(state).items():
+        if isinstance(kept, dict):
+            names = {name for name in map(str, kept) if not name.startswith(_OF_LARGE_PARAMETERS)}
+            found.setdefault(number.get(parameter, 0), []).append(names)
+    return list(found.values())
 
 
 def first_group(state: dict[str, Any]) -> dict[str, Any]:
@@ -69,6 +109,8 @@ def first_group(state: dict[str, Any]) -> dict[str, Any]:
 def kind(state: dict[str, Any]) -> str:
     """`Adam`, `AdamW`, `SGD` …, or `optimizer` if it is none that is known."""
     group, kept = set(first_group(state)), set(per_parameter(state))
+    if incomplete(state) and "betas" in group:
+        kept = set()  # the settings are whole, and name it better than half a state
     found = next((name for names, name in _BY_STATE if names <= kept), None)
     found = found or next((name for names, name in _BY_GROUP if names <= group), "optimizer")
     return _kind_of_adam(first_group(state), kept) if found == "Adam" else found

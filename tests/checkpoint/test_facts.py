@@ -219,3 +219,31 @@ def test_each_optimizer_is_known_by_its_state(name: str) -> None:
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     assert kind(optimizer.state_dict()) == name
+
+
+def test_half_an_optimizer_is_neither_another_one_nor_resumable() -> None:
+    group = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "amsgrad": False, "params": [0, 1, 2]}
+    whole = {name: torch.ones(2) for name in ("step", "exp_avg", "exp_avg_sq")}
+    weights = {name: torch.ones(2) for name in "abc"}
+    half = {"step": torch.ones(2), "exp_avg": torch.ones(2)}
+    for states, count in (([half, {}, {}], 0), ([whole, half, {}], 1), ([{}, whole, whole], 2), ([half] * 3, 0)):
+        optimizer = {"state": dict(enumerate(states)), "param_groups": [group]}
+        value = {"loops": {}, "state_dict": weights, "optimizer_states": [optimizer]}
+        found = of(value)
+        assert found["optimizer"].value == ["Adam"]
+        assert "incomplete" in found["optimizer"].text
+        assert not found["resume"].value["resumable"]
+        assert f"({count} of 3 parameters" in found["resume"].text
+    assert "only 1 weights" in of(value | {"state_dict": {"a": torch.ones(2)}})["resume"].text
+
+
+def test_frozen_parameters_and_optimizers_that_keep_more_for_some_are_no_half_state() -> None:
+    layers = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]).requires_grad_(True)
+    layers[1].requires_grad_(False)
+    for name in ("Adam", "Adafactor"):
+        optimizer = getattr(torch.optim, name)(layers.parameters())
+        layers[0](torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        found = of({"loops": {}, "state_dict": layers.state_dict(), "optimizer_states": [optimizer.state_dict()]})
+        assert found["resume"].value["resumable"]
+        assert found["optimizer"].value == [name]
