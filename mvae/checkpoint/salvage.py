@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mvae.checkpoint.errors import CheckpointError
+from mvae.checkpoint.formats import Format
 from mvae.checkpoint.inspect import CheckpointFile, TensorEntry
 from mvae.checkpoint.pickler import Pickler, Replaced
 from mvae.checkpoint.remains import Remains, find_remains
-from mvae.checkpoint.sections import Sections
+from mvae.checkpoint.sections import Sections, of_weights
 from mvae.checkpoint.source import Input, Source
 from mvae.checkpoint.stream import Progress, Stream
 from mvae.checkpoint.text import printable, size
@@ -29,6 +30,12 @@ class Lost(NamedTuple):
 
     name: str
     why: str
+    place: str = ""
+    """Where in the checkpoint it was, such as `optimizer_states.0`."""
+
+
+_FEW = 3
+"""Lost tensors of one place that are named one by one."""
 
 
 @dataclass
@@ -44,7 +51,9 @@ class Salvage:
         unchecked: those kept that have no checksum to compare with.
         replaced: values that were foreign objects.
         notes: what is wrong with the file as a whole, one sentence each.
-        sections: heading → (tensors kept, tensors there were).
+        sections: heading → (tensors kept, tensors there were), the weights first.
+        places: part of the checkpoint → tensors there were.
+        consequence: what the new file is good for, one sentence; empty if nothing was lost, or if it cannot be told.
     """
 
     path: str
@@ -56,6 +65,8 @@ class Salvage:
     replaced: list[Replaced] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     sections: dict[str, tuple[int, int]] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)
+    consequence: str = ""
 
     @property
     def complete(self) -> bool:
@@ -75,17 +86,40 @@ class Salvage:
             "replaced": [replaced.to_dict() for replaced in self.replaced],
             "notes": self.notes,
             "sections": {heading: list(counts) for heading, counts in self.sections.items()},
+            "consequence": self.consequence,
         }
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, everything: bool = False) -> str:
+        """The report for people.
+
+        Args:
+            everything: name each tensor that is lost, however many there are.
+        """
         count = len(self.kept) + len(self.lost)
         lines = [f"{printable(self.out)}: {len(self.kept):,} of {count:,} tensors saved, {size(self.size)}"]
         lines += [f"  {printable(heading)}: {kept:,} of {all_:,}" for heading, (kept, all_) in self.sections.items()]
-        lines += [f"  lost: {printable(lost.name)} ({lost.why})" for lost in self.lost]
+        lines += [f"  {self.consequence}"] if self.consequence else []
+        lines += self._lost(everything)
         if self.unchecked:
             lines.append(f"  {len(self.unchecked):,} of those saved have no checksum, so nothing says they are right")
         lines += [f"  {replaced}" for replaced in self.replaced]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+    def _lost(self, everything: bool) -> list[str]:
+        by_place: dict[str, list[Lost]] = {}
+        for lost in self.lost:
+            by_place.setdefault(lost.place, []).append(lost)
+        lines, folded = [], False
+        for place, group in by_place.items():
+            if everything or len(group) <= _FEW or place not in self.places:
+                lines += [f"  lost: {printable(lost.name)} ({lost.why})" for lost in group]
+            else:
+                lines.append(f"  {printable(place)}: {len(group):,} of {self.places[place]:,} tensors lost")
+                folded = True
+        return [*lines, "  each of them by name with --all"] if folded else lines
 
 
 def salvage(path: Input, out: Output, progress: Progress | None = None) -> Salvage:
@@ -142,14 +176,18 @@ def storages_of(value: Tensor | Storage) -> list[Storage]:
 def _sort(found: Salvage, remains: Remains) -> None:
     """Which tensors are kept, which are lost, and how many of each kind."""
     headings = Sections(remains.contents.tree)
-    there, kept = Counter[str](), Counter[str]()
+    there, kept, places = Counter[str](), Counter[str](), Counter[str]()
     unchecked = set(remains.unchecked)
+    optimizer_lost = False
     for entry in CheckpointFile(remains.contents).tensors:
         heading = headings.of(entry.path)
+        place = ".".join(map(str, headings.place(entry.path)))
         there[heading] += 1
+        places[place] += 1
         why = _why_lost(entry, remains)
         if why:
-            found.lost.append(Lost(entry.name, why))
+            found.lost.append(Lost(entry.name, why, place))
+            optimizer_lost = optimizer_lost or headings.in_optimizer(entry.path)
             continue
         kept[heading] += 1
         found.kept.append(entry.name)
@@ -157,7 +195,26 @@ def _sort(found: Salvage, remains: Remains) -> None:
             found.unchecked.append(entry.name)
     unlisted = remains.lost.keys() - remains.contents.storages.keys()  # safetensors has no tree without its tensors
     found.lost += [Lost(name, remains.lost[name]) for name in remains.lost if name in unlisted]
-    found.sections = {heading: (kept[heading], count) for heading, count in there.items()}
+    if remains.contents.format is Format.SAFETENSORS:
+        there.update(of_weights((name,)) for name in unlisted)
+    order = sorted(there, key=lambda heading: heading not in ("weights", "buffers"))
+    found.sections = {heading: (kept[heading], there[heading]) for heading in order}
+    found.places = dict(places)
+    found.consequence = _consequence(found.sections, optimizer_lost)
+
+
+def _consequence(sections: dict[str, tuple[int, int]], optimizer_lost: bool) -> str:
+    """What can be done with the new file."""
+    model = [sections[heading] for heading in ("weights", "buffers") if heading in sections]
+    count, lost = sum(there for _, there in model), sum(there - kept for kept, there in model)
+    if lost:
+        return f"{lost:,} of the model's {count:,} weights are lost: it can be used only in part."
+    if count and optimizer_lost:
+        return (
+            f"All {count:,} weights are whole; the optimizer's state is not: load it for inference, or resume with a "
+            "fresh optimizer."
+        )
+    return ""
 
 
 def _why_lost(entry: TensorEntry, remains: Remains) -> str:

@@ -50,9 +50,21 @@ class Sections:
             if name is not None:
                 return f"{name} {path[-1]}"
         if self._everything_is_weights or (path and path[0] in WEIGHTS_KEYS):
-            last = str(path[-1]).rpartition(".")[2] if path else ""
-            return "buffers" if last in _BUFFERS else "weights"
+            return of_weights(path)
         return str(path[0])[:60]
+
+    def place(self, path: Path) -> Path:
+        """The optimizer's state that a path is in, or its first step."""
+        return next((path[:length] for length in (1, 2) if path[:length] in self._optimizers), path[:1])
+
+    def in_optimizer(self, path: Path) -> bool:
+        """True for what an optimizer keeps."""
+        return self.place(path) in self._optimizers
+
+
+def of_weights(path: Path) -> str:
+    """`weights` or `buffers`, for a path among them."""
+    return "buffers" if path and str(path[-1]).rpartition(".")[2] in _BUFFERS else "weights"
 
 
 def byte_budget(contents: Contents, found: Iterable[tuple[Path, Tensor | Storage]]) -> dict[str, int]:

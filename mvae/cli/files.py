@@ -71,7 +71,12 @@ def diff_command(
     raise typer.Exit(int(not found.same))
 
 
-def salvage_command(file: _File, out: _Out, json: _Json = False) -> None:
+def salvage_command(
+    file: _File,
+    out: _Out,
+    json: _Json = False,
+    everything: Annotated[bool, typer.Option("--all", help="Name each tensor that is lost.")] = False,
+) -> None:
     """Save what a truncated or damaged checkpoint still holds, as a checkpoint that loads; list what is lost.
 
     Exit codes: 0 nothing was lost, 1 something was, 2 there is nothing to save.
@@ -80,7 +85,7 @@ def salvage_command(file: _File, out: _Out, json: _Json = False) -> None:
 
     with _Bar(f"reading {file}") as progress:
         found = salvage(_source(file), _target(out), progress)
-    _report(found, json, error=out == "-")
+    _report(found if json else found.text(everything), json, error=out == "-")
     raise typer.Exit(int(not found.complete))
 
 

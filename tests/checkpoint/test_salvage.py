@@ -126,7 +126,7 @@ def test_the_report_says_how_much_of_what(raw: bytes) -> None:
     found, _ = rescued(raw[: (at or 0) + 10])
     assert found.sections["weights"] == (15, 15)
     assert found.sections["Lion exp_avg"] == (2, 12)
-    assert "cut off: 10 of 48 bytes are left" in str(found)
+    assert "cut off: 10 of 48 bytes are left" in found.text(everything=True)
     assert "weights: 15 of 15" in str(found)
 
 
@@ -298,3 +298,23 @@ def test_one_flipped_bit_costs_at_most_one_storage(raw: bytes, known: Known, dat
     found, out = rescued(bytes(broken))
     all_right(found, out, known)
     assert len(found.lost) <= 2, "the tied tensor has two names"
+
+
+def test_it_says_what_the_new_file_is_good_for(raw: bytes) -> None:
+    def cut_at(name: str) -> Salvage:
+        return rescued(raw[: inspect(raw).tensor(name).file_offset])[0]
+
+    found = cut_at("optimizer_states.0.state.2.exp_avg")
+    assert next(iter(found.sections)) == "weights"
+    assert "All 15 weights are whole; the optimizer's state is not" in str(found)
+    assert f"optimizer_states.0: {len(found.lost)} of 24 tensors lost" in str(found)
+    assert found.lost[-1].name not in str(found)
+    assert found.lost[-1].name in found.text(everything=True)
+    assert "weights are lost" in str(cut_at("layer.5.weight"))
+    assert rescued(raw)[0].consequence == ""
+
+
+def test_what_safetensors_lost_is_counted() -> None:
+    found, _ = rescued(save_safetensors({f"w{i}": torch.full((10,), float(i)) for i in range(9)})[:-100])
+    assert found.sections == {"weights": (6, 9)}
+    assert "3 of the model's 9 weights" in str(found)
