@@ -78,6 +78,7 @@ class Difference:
         prefixes: (prefix in a, prefix in b, tensors): names that differ in the prefix alone were compared.
         reordered: True if the tensors stand in another order, which no loader minds.
         by_bytes: how many tensors had to be read to be compared.
+        by_checksums: how many are taken for the same because the checksums stored in the files are; no data was read.
     """
 
     a: CheckpointFile
@@ -91,6 +92,7 @@ class Difference:
     prefixes: list[tuple[str, str, int]] = field(default_factory=list)
     reordered: bool = False
     by_bytes: int = 0
+    by_checksums: int = 0
 
     @property
     def same(self) -> bool:
@@ -106,6 +108,7 @@ class Difference:
             "values": [change.to_dict() for change in self.values],
             "tensors": {
                 "equal": self.equal,
+                "equal_by_stored_checksums": self.by_checksums,
                 "changed": [change.to_dict() for change in self.changed],
                 "only_a": [entry.to_dict() for entry in self.only_a],
                 "only_b": [entry.to_dict() for entry in self.only_b],
@@ -169,6 +172,7 @@ def _compare(found: Difference, pairs: list[tuple[TensorEntry, TensorEntry]], pr
     with Stream(progress) as stream_a, Stream(progress) as stream_b:
         for a, b in pairs:
             same = compare_checksums(a.tensor, b.tensor, checksums)
+            found.by_checksums += bool(same)
             if same is None:
                 found.by_bytes += 1
                 same = _same_bytes(_blocks(stream_a, a.tensor), _blocks(stream_b, b.tensor))
@@ -240,6 +244,7 @@ def _same_content(found: Difference) -> list[tuple[str, str]]:
     found.only_a = [entry for entry in found.only_a if id(entry) not in gone]
     found.only_b = [entry for entry in found.only_b if id(entry) not in gone]
     found.equal += len(pairs)
+    found.by_checksums += len(pairs)
     return [(a.name, b.name) for a, b in pairs]
 
 

@@ -29,11 +29,13 @@ def lines(found: Difference) -> Iterator[str]:
     if found.same:
         order = ", in another order" if found.reordered else ""
         yield f"the same: every value, and {found.equal:,} of {found.equal:,} tensors{order}"
+        yield from _how(found)
         return
     if found.values:
         yield f"values: {len(found.values):,} differ"
         yield from _folded("  ", (str(change) for change in found.values), len(found.values))
     yield _counts(found)
+    yield from _how(found)
     for prefix_a, prefix_b, count in found.prefixes:
         yield f"  named {_pattern(prefix_a)} in A and {_pattern(prefix_b)} in B: {count:,}"
     yield from _folded("  = ", (printable(f"{a}  is  {b}") for a, b in found.renamed), len(found.renamed))
@@ -46,6 +48,12 @@ def _counts(found: Difference) -> str:
         if count:
             parts.append(f"{count:,} {what}")
     return "tensors: " + ", ".join(parts)
+
+
+def _how(found: Difference) -> Iterator[str]:
+    if found.by_checksums:
+        count = "" if found.by_checksums == found.equal else f"{found.by_checksums:,} of them "
+        yield f"  {count}the same by their stored checksums; the data was not read (`mvae verify` does)"
 
 
 def _pattern(prefix: str) -> str:

@@ -303,3 +303,15 @@ def test_an_expanded_tensor_is_not_unfolded_without_end() -> None:
 def test_what_cannot_be_read_is_an_error(tmp_path: Path, save: Any) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         diff(tmp_path / "missing", save(training()))
+
+
+def test_it_says_that_stored_checksums_were_compared_and_no_data(save: Any) -> None:
+    path = save(training())
+    raw = bytearray(path.read_bytes())
+    raw[inspect(path).tensor("0.weight").file_offset or 0] ^= 1
+    found = diff(path, bytes(raw))
+    assert found.same
+    assert "by their stored checksums; the data was not read (`mvae verify` does)" in str(found)
+    assert found.to_dict()["tensors"]["equal_by_stored_checksums"] == 17
+    different = diff(save({"w": torch.ones(3)}), save({"w": torch.zeros(3)}))
+    assert "stored checksums" not in str(different)
