@@ -203,7 +203,8 @@ def training_examples(run: Run) -> Iterator[Fact]:
         size, source = stored[1], {**source, stored[0]: stored[1]}
     else:
         text = (
-            f"{batches:,} batches an epoch: at batch size B, {batches - 1:,}·B + 1 to {batches:,}·B training examples."
+            f"{batches:,} batches an epoch: at batch size B, {batches - 1:,}·B + 1 to {batches:,}·B training examples "
+            f"(at batch size 128: {(batches - 1) * 128 + 1:,} to {batches * 128:,})."
         )
         yield Fact("training_examples", None, text, source)
         return
@@ -307,7 +308,7 @@ def best(run: Run) -> Iterator[Fact]:
         value = {"score": score, "epoch": int(epoch.group(1)) if epoch else None, "is_this_file": is_this}
         metric = str(state.get("monitor"))[:60] if state.get("monitor") else "monitored score"
         when = f" in epoch {int(epoch.group(1)):,}" if epoch else ""
-        which = "is the one saved then" if is_this else "has not the name of the one saved then"
+        which = "is the one saved then" if is_this else "has been renamed since, or is another one"
         text = f"the best {metric} was {score:g}{when}; this file {which}."
         yield Fact("best" if number == 0 else f"best[{number}]", value, text, source)
 
@@ -380,7 +381,10 @@ def precision(run: Run) -> Iterator[Fact]:
     kinds = {entry.tensor.dtype for entry in run.weights}
     floats = sorted(kind for kind in kinds if "float" in kind)
     if floats:
-        text = f"the weights are {' and '.join(floats)}; bf16-mixed training leaves no other trace."
+        text = f"the weights are {' and '.join(floats)}"
+        if floats == ["float32"]:
+            text += " (mixed precision in training leaves no trace in a file like this)"
+        text += "."
         yield Fact("precision", floats, text, {"types of the weights": floats})
 
 

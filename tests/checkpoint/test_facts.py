@@ -247,3 +247,13 @@ def test_frozen_parameters_and_optimizers_that_keep_more_for_some_are_no_half_st
         found = of({"loops": {}, "state_dict": layers.state_dict(), "optimizer_states": [optimizer.state_dict()]})
         assert found["resume"].value["resumable"]
         assert found["optimizer"].value == [name]
+
+
+def test_wording(specimen: Path, zoo: dict[str, Path]) -> None:
+    found = facts(specimen)
+    assert "at batch size 128: 31,233 to 31,360" in found["training_examples"].text
+    assert "leaves no trace in a file like this" in found["precision"].text
+    assert "mixed precision" not in facts(zoo["bf16"])["precision"].text
+    renamed = specimen.with_name("copy.ckpt")
+    renamed.write_bytes(specimen.read_bytes())
+    assert "has been renamed since, or is another one" in facts(renamed)["best"].text
