@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -55,12 +56,14 @@ class Outline:
     Args:
         file: the checkpoint.
         depth: levels below the top that are unfolded.
+        everything: unfold all levels, and long containers too.
     """
 
-    def __init__(self, file: CheckpointFile, depth: int = 2) -> None:
+    def __init__(self, file: CheckpointFile, depth: int = 2, everything: bool = False) -> None:
         self.file = file
-        self.depth = min(depth, _MAX_DEPTH)
-        self.left = MAX_NODES
+        self.depth = _MAX_DEPTH if everything else min(depth, _MAX_DEPTH)
+        self.left = sys.maxsize if everything else MAX_NODES
+        self.most = sys.maxsize if everything else MAX_CHILDREN
         self.system = {refusal.name for refusal in file.safety.system}
         self.shared = {name: names[0] for names in file.shared.values() for name in names[1:]}
 
@@ -70,13 +73,19 @@ class Outline:
         if not isinstance(tree, dict):
             return [self._node("", tree, self.depth, ())]
         short = {key: value for key, value in tree.items() if is_leaf(value) and not isinstance(value, Tensor)}
-        found = [self._node(key, value, self.depth, (key,)) for key, value in _first(list(tree.items()), short)]
-        if len(tree) - len(short) > MAX_CHILDREN:
-            found.append(Node(f"… {len(tree) - len(short) - MAX_CHILDREN + 1:,} more", style="more"))
-        if short:
+        found = [self._node(key, value, self.depth, (key,)) for key, value in self._first(tree, short)]
+        if len(tree) - len(short) > self.most:
+            found.append(more(len(tree) - len(short) - self.most + 1))
+        if short and self.most == sys.maxsize:
+            found += [Node(printable(str(key)), self._brief(value)) for key, value in short.items()]
+        elif short:
             shown = [f"{printable(str(key), 40)} {self._brief(value)}" for key, value in short.items()]
             found.append(Node(printable(" · ".join(shown[:20]), 2 * MAX_LINE)))
         return found
+
+    def _first(self, tree: dict[Any, Any], leave_out: dict[Any, Any]) -> list[tuple[Any, Any]]:
+        kept = [(key, value) for key, value in tree.items() if key not in leave_out]
+        return kept if len(kept) <= self.most else kept[: self.most - 1]
 
     def _node(self, label: Any, value: Any, depth: int, path: tuple[Any, ...]) -> Node:
         self.left -= 1
@@ -100,10 +109,10 @@ class Outline:
         if isinstance(value, Object) and total < 100:  # an nn.Module has a dozen empty dicts for hooks
             kept = [(step, part) for step, part in parts if part or not str(step).startswith("_")]
             parts, total = iter(kept), len(kept)
-        shown = total if total <= MAX_CHILDREN else MAX_CHILDREN - 1
+        shown = total if total <= self.most else self.most - 1
         found = [self._node(step, part, depth - 1, (*path, step)) for step, part in islice(parts, shown)]
         if shown < total:
-            found.append(Node(f"… {total - shown:,} more", style="more"))
+            found.append(more(total - shown))
         return found
 
     def _tensor(self, name: str, tensor: Tensor, depth: int, path: tuple[Any, ...]) -> Node:
@@ -162,7 +171,8 @@ class Outline:
         if isinstance(value, str):
             return printable(f'"{value}"', MAX_LINE)
         if isinstance(value, float) and not isinstance(value, bool):
-            return f"{value:.10g}"
+            text = f"{value:.10g}"
+            return f"{text}.0" if text.lstrip("-").isdigit() else text
         if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
             return f"integer of {value.bit_length():,} bits"
         if isinstance(value, (bytes, bytearray)):
@@ -181,6 +191,6 @@ def _is_short(value: Any) -> bool:
     return is_leaf(value) and not isinstance(value, Tensor)
 
 
-def _first(items: list[tuple[Any, Any]], leave_out: dict[Any, Any]) -> list[tuple[Any, Any]]:
-    kept = [(key, value) for key, value in items if key not in leave_out]
-    return kept if len(kept) <= MAX_CHILDREN else kept[: MAX_CHILDREN - 1]
+def more(count: int) -> Node:
+    """The line in place of what is folded."""
+    return Node(f"… {count:,} more; `mvae inspect --all` shows them", style="more")

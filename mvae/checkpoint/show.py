@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mvae.checkpoint.outline import MAX_LINE, Node, Outline
+from mvae.checkpoint.diff import has_checksums
+from mvae.checkpoint.outline import MAX_LINE, Node, Outline, more
 from mvae.checkpoint.text import printable, size
 from mvae.checkpoint.unpickle import collector_held_off
 
@@ -12,17 +13,19 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from mvae.checkpoint.inspect import CheckpointFile
+    from mvae.checkpoint.safety import Refusal
 
 STYLES = {"key": "bold", "tensor": "cyan", "foreign": "yellow", "danger": "bold red", "more": "dim"}
 _BAR = 24
 
 
-def rich_tree(file: CheckpointFile, depth: int = 2) -> Tree:
+def rich_tree(file: CheckpointFile, depth: int = 2, everything: bool = False) -> Tree:
     """The checkpoint as a `rich` tree: what is in it, where its bytes are, what follows, and whether it is safe.
 
     Args:
         file: the checkpoint.
         depth: levels of the tree that are unfolded.
+        everything: unfold all levels, and long containers too.
     """
     from rich.text import Text
     from rich.tree import Tree
@@ -30,11 +33,11 @@ def rich_tree(file: CheckpointFile, depth: int = 2) -> Tree:
     title = Text(printable(file.path), "bold")
     title.append(f"  {file.format}, {size(file.size)} ({file.size:,} bytes)", "dim")
     tree = Tree(title, guide_style="dim")
-    _grow(tree, Outline(file, depth).nodes())
+    _grow(tree, Outline(file, depth, everything).nodes())
     _grow(tree.add(Text("where the bytes are", "bold magenta")), _bytes(file))
     if file.facts:
-        _grow(tree.add(Text("what follows (derived)", "bold magenta")), fact_nodes(file, with_sources=depth > 2), "")
-    _grow(tree.add(Text("safety", "bold magenta")), safety_nodes(file))
+        _grow(tree.add(Text("what follows (derived)", "bold magenta")), fact_nodes(file, everything or depth > 2), "")
+    _grow(tree.add(Text("safety", "bold magenta")), safety_nodes(file, everything))
     return tree
 
 
@@ -71,8 +74,15 @@ def fact_nodes(file: CheckpointFile, with_sources: bool = True) -> list[Node]:
     return found
 
 
-def safety_nodes(file: CheckpointFile) -> list[Node]:
-    """What `torch.load` would say to the file, and what in it reaches for the system."""
+def safety_nodes(file: CheckpointFile, everything: bool = False) -> list[Node]:
+    """What `torch.load` would say to the file, what in it reaches for the system, and what was not looked at."""
+    found = _verdict(file, everything)
+    if has_checksums(file.contents):
+        found.append(Node("checksums were not checked; `mvae verify` does.", style="more"))
+    return found
+
+
+def _verdict(file: CheckpointFile, everything: bool) -> list[Node]:
     safety = file.safety
     if safety.weights_only:
         if file.contents.trace is None:
@@ -81,26 +91,42 @@ def safety_nodes(file: CheckpointFile) -> list[Node]:
             Node(f"torch.load(weights_only=True) takes it; it imports {len(safety.taken)} names, all of them known.")
         ]
     found = [Node(f"DANGER  {printable(refusal.name, 80)}", refusal.reason, "danger") for refusal in safety.system]
-    rest = [
-        Node(printable(refusal.name, 80), refusal.reason, "foreign") for refusal in safety.refused if not refusal.system
-    ]
-    found.append(Node("torch.load(weights_only=True) refuses it:", style="key", children=_folded(rest)))
+    rest = _by_reason([refusal for refusal in safety.refused if not refusal.system], everything)
+    found.append(Node("torch.load(weights_only=True) refuses it:", style="key", children=_folded(rest, everything)))
     found += [Node(printable(obstacle), style="foreign") for obstacle in safety.obstacles]
-    if safety.allow_list and not safety.system:
-        names = printable(", ".join(safety.allow_list), 400)
+    if safety.allow_list and not safety.system and all(map(_is_name, safety.allow_list)):
+        names = ", ".join(safety.allow_list)  # whole: it is there to be copied
         found.append(Node("If you trust whoever made it:", f"torch.serialization.add_safe_globals([{names}])"))
     return found
 
 
-def _folded(nodes: list[Node], limit: int = 20) -> list[Node]:
-    if len(nodes) <= limit:
+def _by_reason(refusals: list[Refusal], everything: bool) -> list[Node]:
+    """One line for a name, or for a reason that several have."""
+    found: dict[str, list[Node]] = {}
+    for refusal in refusals:
+        found.setdefault(refusal.reason, []).append(Node(printable(refusal.name, 80), style="foreign"))
+    return [
+        Node(names[0].label, printable(reason), "foreign")
+        if len(names) == 1
+        else Node(printable(reason), style="foreign", children=_folded(names, everything))
+        for reason, names in found.items()
+    ]
+
+
+def _is_name(name: str) -> bool:
+    """False for what would be more than a name if it were pasted into a program."""
+    return name.isprintable() and all(part.isidentifier() for part in name.split("."))
+
+
+def _folded(nodes: list[Node], everything: bool, limit: int = 20) -> list[Node]:
+    if everything or len(nodes) <= limit:
         return nodes
-    return [*nodes[:limit], Node(f"… {len(nodes) - limit:,} more", style="more")]
+    return [*nodes[:limit], more(len(nodes) - limit)]
 
 
-def print_tree(file: CheckpointFile, depth: int = 2, console: Any = None) -> None:
+def print_tree(file: CheckpointFile, depth: int = 2, console: Any = None, everything: bool = False) -> None:
     """Print the tree, in colour where the terminal has it."""
     from rich.console import Console
 
     with collector_held_off():
-        (console or Console(highlight=False)).print(rich_tree(file, depth))
+        (console or Console(highlight=False)).print(rich_tree(file, depth, everything))

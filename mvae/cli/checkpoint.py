@@ -16,6 +16,7 @@ def inspect_command(
     files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Checkpoints, or - for standard input.")],
     json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object a file.")] = False,
     depth: Annotated[int, typer.Option(min=0, max=64, help="Levels of the tree to unfold.")] = 2,
+    everything: Annotated[bool, typer.Option("--all", help="Unfold all levels, and long lists too.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Of the training, if the file does not say.")] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if weights_only=True would refuse a file.")
@@ -29,7 +30,7 @@ def inspect_command(
     for name in files:
         try:
             file = inspect(standard_input() if name == "-" else name, batch_size=batch_size)
-            _print(file, json, depth)
+            _print(file, json, depth, everything)
         except CheckpointError as error:
             print(f"mvae: {error}", file=sys.stderr)
             code = 2
@@ -40,7 +41,7 @@ def inspect_command(
         raise typer.Exit(code)
 
 
-def _print(file: CheckpointFile, json: bool, depth: int) -> None:
+def _print(file: CheckpointFile, json: bool, depth: int, everything: bool) -> None:
     if json:
         from json import dumps
 
@@ -48,7 +49,7 @@ def _print(file: CheckpointFile, json: bool, depth: int) -> None:
     else:
         from mvae.checkpoint.show import print_tree
 
-        print_tree(file, depth)
+        print_tree(file, depth, everything=everything)
 
 
 def standard_input() -> memoryview:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hostile_files import calls, checkpoint, pickle_of
+from hostile_files import calls, checkpoint, name, pickle_of
 from rich.console import Console
 
 from mvae.checkpoint import byte_budget_figure, inspect
@@ -175,3 +175,29 @@ def test_what_json_cannot_hold_comes_as_text() -> None:
     assert jsonable({1: float("nan"), "a": (1, {2}), "b": 10**400}) == {
         "1": "nan", "a": [1, "<set>"], "b": "integer of 1329 bits",
     }  # fmt: skip
+
+
+def test_floats_are_shown_as_floats() -> None:
+    text = shown(inspect(saved({"h": {"weight_decay": 0.0, "cap": 1.0, "count": 1, "nan": float("nan")}})))
+    assert "weight_decay 0.0 · cap 1.0 · count 1 · nan nan" in text
+
+
+def test_everything_unfolds_all() -> None:
+    file = inspect(saved({"state_dict": {f"w{i}": torch.ones(1) for i in range(500)}, "a": {"b": {"c": {"d": [[1]]}}}}))
+    assert "… 477 more; `mvae inspect --all` shows them" in shown(file)
+    console = Console(record=True, width=160, file=io.StringIO())
+    print_tree(file, console=console, everything=True)
+    text = console.export_text()
+    assert "more" not in text
+    assert "w499" in text
+
+
+def test_the_line_to_copy_is_whole_and_only_of_names() -> None:
+    names = b"".join(name("some_package_with_a_long_name", f"Class{i}") + b"a" for i in range(40))
+    file = inspect(checkpoint(pickle_of(b"]" + names)))
+    for page in (shown(file, width=100), file._repr_html_()):
+        assert "Class39])" in page
+        assert page.count("a class or function of the package") == 1
+        assert "checksums were not checked; `mvae verify` does" in page
+    odd = inspect(checkpoint(pickle_of(b"]" + name("a", "b]); evil(") + b"a")))
+    assert "add_safe_globals" not in shown(odd)
