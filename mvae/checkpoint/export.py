@@ -30,7 +30,7 @@ from mvae.checkpoint.weights import find_weights, rename
 from mvae.checkpoint.write import Output, output, refuse_to_overwrite, write_checkpoint
 from mvae.checkpoint.write_safetensors import write_safetensors
 
-FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt", ".pt": "ckpt", ".pth": "ckpt", ".bin": "ckpt"}
+FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt"}
 """Ending of the file to write → its format."""
 
 _ALWAYS = ("hyper_parameters", "datamodule_hyper_parameters")
@@ -104,7 +104,7 @@ def export(
 
     Args:
         path: the checkpoint: any that `inspect` reads, the folder of a sharded one too.
-        out: the file to write, ending in .safetensors, .ckpt, .pt, .pth or .bin; or a binary stream.
+        out: the file to write, ending in .safetensors or .ckpt unless `format` is given; or a binary stream.
         format: `safetensors` or `ckpt`, if the ending does not say.
         key: where the weights are, with dots, if not under a usual name.
         strip_prefix: taken off the names that start with it, such as `module.` or `model.`.
@@ -118,7 +118,9 @@ def export(
     name = os.fspath(out) if isinstance(out, (str, os.PathLike)) else "-"
     format = format or FORMATS.get(os.path.splitext(name)[1].lower(), "")
     if format not in FORMATS.values():
-        raise CheckpointError(f"the file to write must end in {', '.join(FORMATS)}, or its format must be given.")
+        raise CheckpointError(
+            f"{name}: the file to write must end in {' or '.join(FORMATS)}; for another ending say --format."
+        )
     refuse_to_overwrite(path, out)
     file = inspect(path)
     found = Export(file.path, name, format, file.size)

@@ -295,3 +295,11 @@ def test_hostile_files_end() -> None:
                     target = io.BytesIO()
                     export(checkpoint(value, {"archive/data/0": bytes(16)}), target, format=ending)
                     assert inspect(target.getvalue()).safety.weights_only
+
+
+@pytest.mark.parametrize("ending", ["bin", "pt", "onnx", ""])
+def test_an_ending_that_does_not_say_the_format_is_refused(tmp_path: Path, ending: str) -> None:
+    torch.save({"state_dict": {"w": torch.ones(2)}}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=r"must end in \.safetensors or \.ckpt"):
+        export(tmp_path / "a.ckpt", tmp_path / f"w.{ending}")
+    export(tmp_path / "a.ckpt", tmp_path / f"w.{ending}", format="ckpt")

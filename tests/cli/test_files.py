@@ -87,7 +87,7 @@ def test_export(mvae: Run, refused: Run, files: dict[str, Path], tmp_path: Path)
     assert done.code == 0
     assert "2 tensors" in done.out
     assert set(load_file(tmp_path / "w.safetensors")) == {"a", "b"}
-    assert mvae("export", files["first"], "-o", tmp_path / "w.pt", "--strip-prefix", "a", "--json").code == 2
+    assert mvae("export", files["first"], "-o", tmp_path / "w.ckpt", "--strip-prefix", "a", "--json").code == 2
     assert "damaged" in refused("export", files["damaged"], "-o", tmp_path / "x.safetensors")
     assert "must end in" in refused("export", files["first"], "-o", tmp_path / "x.onnx")
     assert mvae("export", files["first"]).code == 2, "without --out"
