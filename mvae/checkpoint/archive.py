@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from mvae.checkpoint.errors import CheckpointError
+from mvae.checkpoint.errors import SALVAGE, CheckpointError
 from mvae.checkpoint.source import DEFLATED, STORED, Record, Source
 
 _LOCAL = struct.Struct("<4s5H3L2H")
@@ -150,7 +150,7 @@ def _read_end(source: Source) -> tuple[int, int, int, tuple[int, int]]:
     if at < 0 or len(tail) - at < _END.size:
         raise CheckpointError(
             f"{source.name} starts as a zip file and its directory, which stands at the end, is missing: the "
-            f"file is cut off after {source.size:,} bytes. What is left can be saved with `mvae salvage`."
+            f"file is cut off after {source.size:,} bytes.{SALVAGE}"
         )
     _, disk, _, _, count, size, start, comment = _END.unpack_from(tail, at)
     position = tail_start + at

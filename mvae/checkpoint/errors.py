@@ -2,6 +2,9 @@
 
 from mvae.checkpoint.text import printable
 
+SALVAGE = " What is left can be saved with `mvae salvage`."
+"""Said of a file that is cut off."""
+
 
 class CheckpointError(ValueError):
     """A file cannot be read as a checkpoint.

@@ -17,7 +17,7 @@ from typing import Any
 
 from mvae.checkpoint import dtypes, rebuild
 from mvae.checkpoint.archive import Archive
-from mvae.checkpoint.errors import CheckpointError
+from mvae.checkpoint.errors import SALVAGE, CheckpointError
 from mvae.checkpoint.formats import Format, detect
 from mvae.checkpoint.source import Input, Record, Source
 from mvae.checkpoint.unpickle import DEFAULT_LIMITS, Limits, Trace, Unpickler
@@ -210,7 +210,7 @@ def _place_storages(source: Source, contents: Contents, keys: Any, position: int
         if count != storage.numel or storage.nbytes > left:
             raise CheckpointError(
                 f"storage '{key}' should be {storage.nbytes:,} bytes and {max(left, 0):,} are left: the file "
-                "is cut off or damaged."
+                f"is cut off or damaged.{SALVAGE}"
             )
         storage.record = Record(source, f"storage {key}", position + 8, storage.nbytes)
         storage.byteorder = order
@@ -273,7 +273,9 @@ def _safetensor(source: Source, contents: Contents, name: str, entry: Any, start
             raise
         raise CheckpointError(f"the header's entry for '{name[:80]}' is not what safetensors writes.") from None
     if not 0 <= first <= last <= source.size - start:
-        raise CheckpointError(f"'{name[:80]}' claims bytes past the end of the file: it is cut off or damaged.")
+        raise CheckpointError(
+            f"'{name[:80]}' claims bytes past the end of the file: it is cut off or damaged.{SALVAGE}"
+        )
     storage.record = record
     contents.records.append(record)
     contents.storages[name] = storage

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from mvae.checkpoint.archive import Archive
-from mvae.checkpoint.errors import CheckpointError
+from mvae.checkpoint.errors import SALVAGE, CheckpointError
 from mvae.checkpoint.formats import Format, detect
 from mvae.checkpoint.headers import Headers, Member, directory_records, inner_name
 from mvae.checkpoint.reader import Contents, make_storage, read_source
@@ -80,7 +80,7 @@ def _from_zip(source: Source, remains: Remains, stream: Stream) -> None:
     try:
         archive = Archive(source)
     except CheckpointError as error:
-        remains.notes.append(str(error))
+        remains.notes.append(str(error).replace(SALVAGE, ""))
         _BrokenZip(source, remains, stream).read()
         return
     pickle, order = archive.get("data.pkl"), archive.get("byteorder")
@@ -208,8 +208,8 @@ def _from_other(source: Source, remains: Remains) -> None:
         read_source(source, contents=contents)
     except CheckpointError as error:
         if contents.tree is None:
-            raise _nothing(str(error)) from None
-        remains.notes.append(str(error))
+            raise _nothing(str(error).replace(SALVAGE, "")) from None
+        remains.notes.append(str(error).replace(SALVAGE, ""))
     if contents.format is Format.SAFETENSORS:
         names = json.loads(bytes(source.data[8 : contents.records[0].size]))
         missing = [name for name in names if name != "__metadata__" and name not in contents.tree]

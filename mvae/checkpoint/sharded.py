@@ -59,7 +59,7 @@ def _not_sharded(path: str, names: list[str]) -> str:
     single = [name for name in names if name.endswith((".ckpt", ".pt", ".pth", ".safetensors"))]
     if single:
         return f"{path} is a folder, not a checkpoint. Give one of the files in it, such as {single[0]}."
-    return f"{path} is a folder without a '.metadata' file, so not a sharded checkpoint."
+    return f"{path} is a folder without a '.metadata' file, so not a sharded checkpoint. Give a checkpoint file."
 
 
 def _read_inside(contents: Contents, source: Source, limits: Limits) -> Any:

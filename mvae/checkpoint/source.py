@@ -47,7 +47,7 @@ class Source:
         name = os.fspath(what)
         try:
             if not stat.S_ISREG(os.stat(name).st_mode):
-                raise CheckpointError(f"{name} is not a plain file.")
+                raise CheckpointError(f"{name} is not a plain file. Give a checkpoint file.")
             with open(name, "rb") as file:
                 if os.fstat(file.fileno()).st_size == 0:
                     raise CheckpointError(f"{name} is empty: nothing was written to it, or its disk was full.")

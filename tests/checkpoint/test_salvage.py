@@ -318,3 +318,11 @@ def test_what_safetensors_lost_is_counted() -> None:
     found, _ = rescued(save_safetensors({f"w{i}": torch.full((10,), float(i)) for i in range(9)})[:-100])
     assert found.sections == {"weights": (6, 9)}
     assert "3 of the model's 9 weights" in str(found)
+
+
+def test_the_error_about_a_file_that_is_cut_off_points_to_salvage(raw: bytes) -> None:
+    old = saved(training(), _use_new_zipfile_serialization=False)
+    for broken in (raw[:-500], old[:-100], save_safetensors({"w": torch.ones(50)})[:-10]):
+        with pytest.raises(CheckpointError, match="mvae salvage"):
+            inspect(broken)
+        assert "mvae salvage" not in str(attempt(broken))

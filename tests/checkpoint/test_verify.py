@@ -205,3 +205,8 @@ def test_wherever_it_is_cut_it_does_not_pass(raw: bytes, length: int) -> None:
         assert not verify(raw[: length % len(raw)]).ok
     except CheckpointError:
         assert length % len(raw) < 4
+
+
+def test_a_folder_is_told_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="Give a checkpoint file"):
+        verify(tmp_path)
