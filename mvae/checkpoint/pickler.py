@@ -9,13 +9,14 @@ depth of nesting is too much.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from mvae.checkpoint import dtypes
 from mvae.checkpoint.errors import CheckpointError
 from mvae.checkpoint.plain import class_of, hashable, shown, simpler
 from mvae.checkpoint.text import printable
+from mvae.checkpoint.unpickle import collector_held_off
 from mvae.checkpoint.values import (
     Blob,
     Global,
@@ -32,6 +33,8 @@ from mvae.checkpoint.walk import Path
 _CLASSES = {dtype: name for name, dtype in reversed(dtypes.STORAGE.items()) if name != "UntypedStorage"}
 _Place: TypeAlias = "tuple[_Place, Any] | None"
 """Where a value is: the place of its container, and the step from there. A million may hang on one place."""
+
+_Action: TypeAlias = Callable[[_Place, Any], None]
 
 MAX_BYTES = 1 << 30
 MAX_REPLACED = 1000
@@ -93,7 +96,7 @@ class Pickler:
         self._open: set[int] = set()
         self._plain: dict[int, Any] = {}
         self._noted: dict[int, _Place] = {}
-        self._todo: list[tuple[Callable[[_Place, Any], None], _Place, Any]] = []
+        self._todo: list[tuple[_Action, _Place, Any]] = []
 
     def dump(self, tree: Any) -> bytes:
         """The pickle of a tree.
@@ -103,11 +106,12 @@ class Pickler:
         """
         self._out += b"\x80\x02"
         self._later(None, [tree])
-        while self._todo:
-            action, place, value = self._todo.pop()
-            action(place, value)
-            if len(self._out) > MAX_BYTES:
-                raise CheckpointError(f"the values would take more than {MAX_BYTES >> 20:,} MB without the tensors.")
+        with collector_held_off():
+            while self._todo:
+                action, place, value = self._todo.pop()
+                action(place, value)
+                if len(self._out) > MAX_BYTES:
+                    raise CheckpointError(f"the values take more than {MAX_BYTES >> 20:,} MB without the tensors.")
         return bytes(self._out + b".")
 
     # --- what the rest is made of
@@ -215,7 +219,8 @@ class Pickler:
             raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
             self._out += b"\x8a" + bytes([len(raw)]) + raw
         else:
-            self._replace(place, value, hex(value))
+            self._note(place, "an integer of more than 2,040 bits", hex(value))
+            self._text(hex(value))
 
     def _float(self, _: _Place, value: float) -> None:
         self._out += b"G" + struct.pack(">d", value)
@@ -242,21 +247,8 @@ class Pickler:
     def _list(self, place: _Place, value: list[Any]) -> None:
         self._out += b"]"
         self._remember(value)
-        self._fill(place, [(step, part if self._kept(part) else None) for step, part in enumerate(value)], b"e")
-
-    def _fill(self, place: _Place, items: list[tuple[Any, Any]], close: bytes) -> None:
-        """Items of a list, or pairs of a dict: MARK, all of them, and the opcode that puts them in."""
-        if not items:
-            return
-        self._out += b"("
-        self._todo.append((self._emit, place, close))
-        for step, part in reversed(items):
-            self._todo.append((self._save, (place, step), part))
-            if close == b"u":
-                self._todo.append((self._save, place, step))
-
-    def _kept(self, value: Any) -> bool:
-        return not isinstance(value, (Tensor, Storage)) or self.keep(value)
+        if value:
+            self._fill(place, enumerate(value), self._emit, b"e")
 
     def _tuple(self, place: _Place, value: tuple[Any, ...]) -> None:
         if not value:
@@ -264,10 +256,7 @@ class Pickler:
             return
         self._open.add(id(value))
         self._alive.append(value)
-        self._out += b"("
-        self._todo.append((self._close_tuple, place, value))
-        for step, part in reversed(list(enumerate(value))):
-            self._todo.append((self._save, (place, step), part if self._kept(part) else None))
+        self._fill(place, enumerate(value), self._close_tuple, value)
 
     def _close_tuple(self, _: _Place, value: tuple[Any, ...]) -> None:
         self._out += b"t"
@@ -286,24 +275,39 @@ class Pickler:
             self._note(place, str(value.cls), {})
         elif isinstance(value, ObjectDict) and isinstance(value.state, dict):
             self._later((place, "<attributes>"), [value.state], b"b")
-        self._fill(place, self._pairs(place, value), b"u")
+        if value:
+            self._fill(place, self._keys_and_values(place, value), self._emit, b"u")
 
-    def _pairs(self, place: _Place, value: dict[Any, Any]) -> list[tuple[Any, Any]]:
-        found = []
+    def _keys_and_values(self, place: _Place, value: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
         for key, part in value.items():
             if key == "hparams_type" and isinstance(part, Global):  # Lightning would call what stands there
                 self._note((place, key), str(part), None)
             elif self._kept(part):
-                found.append((hashable(key), part))
-        return found
+                yield key, hashable(key)
+                yield key, part
+
+    def _fill(self, place: _Place, parts: Iterator[tuple[Any, Any]], close: _Action, value: Any) -> None:
+        """MARK, all that is inside a container, and then `close(place, value)`."""
+        self._out += b"("
+        self._todo.append((close, place, value))
+        self._todo.append((self._go_on, place, parts))
+
+    def _go_on(self, place: _Place, parts: Iterator[tuple[Any, Any]]) -> None:
+        """Save what is left of a container's parts, up to one that has something inside it: that one comes first."""
+        for step, part in parts:
+            if type(part) not in _ATOMS:
+                self._todo.append((self._go_on, place, parts))
+                self._save((place, step), part if self._kept(part) else None)
+                return
+            self._save((place, step), part)
+
+    def _kept(self, value: Any) -> bool:
+        return not isinstance(value, (Tensor, Storage)) or self.keep(value)
 
     def _set(self, place: _Place, value: set[Any]) -> None:
         self._name("__builtin__", "set")
         self._todo.append((self._closed, place, value))
         self._later(place, [[hashable(part) for part in value]], b"\x85R")
-
-    def _frozenset(self, place: _Place, value: frozenset[Any]) -> None:
-        self._replace(place, value, list(value))
 
     # --- tensors
 
@@ -452,12 +456,13 @@ def _is_known(value: Any) -> bool:
     return name in dtypes.ITEMSIZE or name.startswith(("per_tensor_", "per_channel_"))
 
 
-_FOREIGN = (Object, Global, Blob, NumpyArray, NumpyDtype, NumpyScalar)
+_ATOMS = {type(None), bool, int, float, str}
+_FOREIGN = (frozenset, Object, Global, Blob, NumpyArray, NumpyDtype, NumpyScalar)
 _REMEMBERED = (list, tuple, dict, set, bytes, bytearray, Tensor)
 _WRITERS: dict[type, Callable[[Pickler, _Place, Any], None]] = {
     type(None): Pickler._constant, bool: Pickler._constant, int: Pickler._int, float: Pickler._float,
     complex: Pickler._complex, bytes: Pickler._bytes, bytearray: Pickler._bytearray,
     list: Pickler._list, tuple: Pickler._tuple, dict: Pickler._dict, ObjectDict: Pickler._dict,
-    set: Pickler._set, frozenset: Pickler._frozenset, Storage: Pickler._storage, Tensor: Pickler._tensor,
+    set: Pickler._set, Storage: Pickler._storage, Tensor: Pickler._tensor,
 }  # fmt: skip
 """How each type is written; `str` has a way of its own, being the most frequent."""

@@ -33,6 +33,8 @@ def simpler(value: Any) -> Any:
         return _object(value)
     if isinstance(value, Blob):
         return value.content()
+    if isinstance(value, frozenset):
+        return list(value)
     if isinstance(value, NumpyScalar):
         return value.value
     if isinstance(value, NumpyArray):

@@ -225,6 +225,16 @@ def test_writing_replaces_a_file_only_when_all_is_well(tmp_path: Path) -> None:
     assert not Path("/dev/null").is_file(), "a device is written to, not replaced"
 
 
+def test_an_integer_too_long_for_torch_becomes_text() -> None:
+    pickler = Pickler()
+    assert loaded(written([1, 2**3000, (2**3000, 5), {2**3000: 6}], pickler))[:3] == [
+        1,
+        hex(2**3000),
+        (hex(2**3000), 5),
+    ]
+    assert [replaced.path for replaced in pickler.replaced] == [(1,), (2, 0), (3, 2**3000)]
+
+
 def test_a_shared_text_is_written_once() -> None:
     long = pickle_of(b"(", text("x" * 100_000), b"q\x00", b"h\x00" * 1000, b"t")
     assert len(written(read(checkpoint(long)).tree)) < 400_000
