@@ -10,10 +10,10 @@
 **salvage**: the file of 101 MB cut at every hundredth of its length, and with a bit flipped in 100 places.
 **export**: the weights of the file of 101 MB.
 
-The file of 101 MB is what torch saves of the network of the course's specimen with Adam. The others are written in the same
-format block by block, so that they need not fit in memory; torch reads them as it reads its own. Files are in the
-page cache when they are read. Seconds are the median, and in parentheses the least and the most. A peak is the kernel's
-own count for the process (VmHWM), mapped pages of the file included.
+The file of 101 MB is what torch saves of the network of the course's specimen with Adam. The others are written in
+the same format block by block, so that they need not fit in memory; torch reads them as it reads its own. Files are in
+the page cache when they are read. Seconds are the median, and in parentheses the least and the most. A peak is the
+kernel's own count for the process (VmHWM), mapped pages of the file included.
 """
 
 from __future__ import annotations
