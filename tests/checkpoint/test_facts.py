@@ -1,4 +1,4 @@
-"""What the numbers give away: SPEC's specimen, and runs made here whose answers are known."""
+"""What the numbers give away: the course's specimen, and runs made here whose answers are known."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def of(value: Any, **options: Any) -> dict[str, Fact]:
 
 @pytest.fixture(scope="module")
 def specimen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of SPEC.md, with every number that matters and a network a hundred times smaller."""
+    """The checkpoint of docs/specimen.md, with every number that matters and a network a hundred times smaller."""
     weights = OrderedDict({"encoder.0.weight": torch.ones(6, 68), "encoder.0.bias": torch.ones(6)})
     states = {
         i: {"step": torch.tensor(1.0), "exp_avg": w, "exp_avg_sq": w.clone()} for i, w in enumerate(weights.values())
