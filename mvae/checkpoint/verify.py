@@ -19,6 +19,10 @@ from mvae.checkpoint.stream import Progress, Stream
 from mvae.checkpoint.text import printable, size
 
 
+_SHOWN = 20
+"""Damaged pieces that are listed, and tensors of each."""
+
+
 @dataclass(frozen=True)
 class Damage:
     """Something that is not as it was written.
@@ -83,9 +87,13 @@ class Verification:
             lines = [f"{name}: all {self.checked:,} checksums right; {self.tensors:,} tensors, {size(self.size)}"]
         else:
             lines = [f"{name}: sound, but without checksums; {self.tensors:,} tensors, {size(self.size)}"]
-        for damage in self.damage:
+        for damage in self.damage[:_SHOWN]:
             lines.append(f"  {printable(damage.where)}: {damage.what}")
-            lines += [f"    {printable(tensor)}" for tensor in damage.tensors]
+            lines += [f"    {printable(tensor)}" for tensor in damage.tensors[:_SHOWN]]
+            if len(damage.tensors) > _SHOWN:
+                lines.append(f"    … {len(damage.tensors) - _SHOWN:,} more")
+        if len(self.damage) > _SHOWN:
+            lines.append(f"  … {len(self.damage) - _SHOWN:,} more; all of them with --json")
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
 

@@ -70,6 +70,18 @@ def test_a_flipped_bit_that_torch_loads_in_silence_is_named(raw: bytes) -> None:
     assert "state_dict.b.bias" in str(found)
 
 
+def test_a_long_list_is_folded() -> None:
+    buffer = io.BytesIO()
+    torch.save({"w": [torch.full((4,), float(i)) for i in range(30)]}, buffer)
+    changed = bytearray(buffer.getvalue())
+    for entry in inspect(bytes(changed)).tensors:
+        changed[entry.tensor.file_offset or 0] ^= 1
+    found = verify(bytes(changed))
+    assert len(found.damage) == 30
+    assert str(found).count("CRC-32") == 20
+    assert "… 10 more" in str(found)
+
+
 def test_without_checksums_it_says_so(tmp_path: Path) -> None:
     torch.serialization.set_crc32_options(False)
     try:
