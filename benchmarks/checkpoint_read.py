@@ -199,8 +199,8 @@ def bench_salvage(files: dict[str, Path], folder: Path) -> None:
     print(f"  saved {len(kept)} (of {len(known)} tensors, {min(kept)} to {max(kept)}), nothing to save {nothing}")
     print(f"  tensors that are not right to the bit: {wrong}")
     _flips(path, cut, known)
-    row("  mvae salvage, whole", *shell(MVAE, "salvage", path, "-o", out, times=3))
-    row("  mvae salvage, whole", *shell(MVAE, "salvage", files["large"], "-o", out, times=1))
+    for whole, times in ((path, 3), (files["large"], 1)):
+        row(f"mvae salvage, whole, {size(whole)} written", *shell(MVAE, "salvage", whole, "-o", out, times=times))
 
 
 def _wrong(out: Path, known: dict[str, int], kept: list[str]) -> int:
