@@ -18,7 +18,6 @@ from mvae.checkpoint.source import Input, Record, Source
 from mvae.checkpoint.stream import Progress, Stream
 from mvae.checkpoint.text import printable, size
 
-
 _SHOWN = 20
 """Damaged pieces that are listed, and tensors of each."""
 
