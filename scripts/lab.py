@@ -7,16 +7,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-command = [
-    sys.executable,
-    "-m",
-    "jupyterlab",
-    f"--ServerApp.root_dir={ROOT}",
-    "notebooks/01_build.ipynb",
-    *sys.argv[1:],
-]
+command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}"]
+# The address that is opened, or printed where there is no browser: lesson 1 itself.
+command += ["--LabApp.default_url=/lab/tree/notebooks/01_build.ipynb", *sys.argv[1:]]
 if hasattr(os, "geteuid") and os.geteuid() == 0:
     command.append("--allow-root")  # JupyterLab refuses root unless told; the token stays on
-print("Lesson 1 is notebooks/01_build.ipynb in the file list on the left, if no browser opens on it.", flush=True)
 os.chdir(ROOT)
 os.execv(sys.executable, command)
