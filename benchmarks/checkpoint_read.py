@@ -34,9 +34,9 @@ from pathlib import Path
 from typing import Any
 
 from mvae.checkpoint import CheckpointError, diff, export, inspect, salvage, verify
-from mvae.checkpoint.pickler import Pickler, Stored
-from mvae.checkpoint.values import Storage, Tensor
-from mvae.checkpoint.write import write_checkpoint
+from mvae.checkpoint.formats.zip_writer import write_checkpoint
+from mvae.checkpoint.pickled.values import Storage, Tensor
+from mvae.checkpoint.pickled.writer import Pickler, Stored
 
 MB, BLOCK = 1_000_000, 1 << 20
 

@@ -11,7 +11,7 @@ import lightning as L
 import pandas as pd
 from lightning.pytorch.callbacks import Callback
 
-from .checkpoint.durable import durable_file
+from mvae.durable import durable_file
 
 
 class History(Callback):

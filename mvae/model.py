@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .metrics import mask_seen, ndcg_at_k, recall_at_k
+from mvae.metrics import mask_seen, ndcg_at_k, recall_at_k
 
 
 class MultiVAE(L.LightningModule):

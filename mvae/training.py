@@ -16,12 +16,12 @@ import pandas as pd
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins import CheckpointIO
 
-from .callbacks import History, Progress
-from .checkpoint.reader import read
-from .checkpoint.resume import ExactResume
-from .checkpoint.save import DurableCheckpointIO
-from .data.datamodule import InteractionsDataModule
-from .model import MultiVAE
+from mvae.callbacks import History, Progress
+from mvae.checkpoint.formats.reading import read
+from mvae.checkpoint.with_torch.resume import ExactResume
+from mvae.checkpoint.with_torch.saving import DurableCheckpointIO
+from mvae.data.datamodule import InteractionsDataModule
+from mvae.model import MultiVAE
 
 #: Hyperparameters that do better than the class's own on small sets; the README's table says by how much.
 SMALL_DATA: dict[str, Any] = {"weight_decay": 5e-4, "kl_max_weight": 1.0, "kl_anneal_steps": 1000}
@@ -65,8 +65,8 @@ def fit(
 ) -> FitResult:
     """Train until ``val_loss`` has not fallen for ``patience`` epochs, and keep the best epoch's checkpoint.
 
-    Checkpoints are written whole or not at all (:class:`~mvae.checkpoint.save.DurableCheckpointIO`), and a run that
-    is resumed from one equals a run that was never interrupted (:class:`~mvae.checkpoint.resume.ExactResume`).
+    Checkpoints are written whole or not at all (:class:`~mvae.checkpoint.DurableCheckpointIO`), and a run that is
+    resumed from one equals a run that was never interrupted (:class:`~mvae.checkpoint.ExactResume`).
 
     Args:
         datamodule: the data.

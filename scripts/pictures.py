@@ -16,8 +16,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from mvae import InteractionsDataModule, MultiVAE, synthetic
 from mvae.checkpoint import inspect
-from mvae.checkpoint.figure import byte_budget_figure
-from mvae.checkpoint.show import print_tree
+from mvae.checkpoint.drawing.figure import byte_budget_figure
+from mvae.checkpoint.drawing.terminal import print_tree
 from mvae.training import quiet
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

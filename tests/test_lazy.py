@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import mvae
 import mvae.checkpoint
 import mvae.data
-from mvae._lazy import lazy_exports
+from mvae._lazy import lazy_names
 
 HEAVY = ("torch", "lightning", "pandas", "scipy", "numpy", "matplotlib", "rich")
 
@@ -43,7 +44,9 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     assert not hasattr(mvae.data, "nonsense")
 
 
-def test_a_missing_package_is_reported_by_its_own_name() -> None:
-    broken = lazy_exports("mvae", {"thing": ".there_is_no_such_module"})
+def test_a_missing_package_is_reported_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "__init__.pyi").write_text("from mvae.there_is_no_such_module import thing as thing\n")
+    broken, names = lazy_names("mvae", str(tmp_path / "__init__.py"))
+    assert names == ["thing"]
     with pytest.raises(ModuleNotFoundError, match="there_is_no_such_module"):
         broken("thing")

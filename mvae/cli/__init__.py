@@ -6,10 +6,9 @@ import sys
 
 import typer
 
-from mvae.checkpoint.errors import CheckpointError
 from mvae.cli import checkpoint, files
 from mvae.cli.recommender import recommend, train
-from mvae.errors import DataError
+from mvae.errors import CheckpointError, DataError
 
 app = typer.Typer(
     help="Train a Mult-VAE recommender, and see what is inside any PyTorch or Lightning checkpoint.",

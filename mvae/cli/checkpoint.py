@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mvae.checkpoint.errors import CheckpointError
-from mvae.checkpoint.inspect import CheckpointFile, inspect
+from mvae.checkpoint.inspection import CheckpointFile, inspect
+from mvae.errors import CheckpointError
 
 
 def inspect_command(
@@ -47,7 +47,7 @@ def _print(file: CheckpointFile, json: bool, depth: int, everything: bool) -> No
 
         print(dumps(file.to_dict(), allow_nan=False))
     else:
-        from mvae.checkpoint.show import print_tree
+        from mvae.checkpoint.drawing.terminal import print_tree
 
         print_tree(file, depth, everything=everything)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from mvae.checkpoint.errors import CheckpointError
 from mvae.cli.checkpoint import standard_input
+from mvae.errors import CheckpointError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -30,7 +30,7 @@ def verify_command(
 
     torch.load never looks at the checksums. Exit codes: 0 whole, 1 damaged, 2 cannot be read.
     """
-    from mvae.checkpoint.verify import verify
+    from mvae.checkpoint.tools.verifying import verify
 
     damaged = unreadable = False
     for name in files:
@@ -56,8 +56,8 @@ def diff_command(
     Which tensors changed follows from the checksums, without reading a weight. Exit codes: 0 the same, 1 different,
     2 cannot be read.
     """
-    from mvae.checkpoint.diff import diff
-    from mvae.checkpoint.diff_text import lines
+    from mvae.checkpoint.tools.comparing import diff
+    from mvae.checkpoint.tools.comparison_text import lines
 
     if a == b == "-":
         raise CheckpointError("standard input can be one of the two, not both.")
@@ -81,7 +81,7 @@ def salvage_command(
 
     Exit codes: 0 nothing was lost, 1 something was, 2 there is nothing to save.
     """
-    from mvae.checkpoint.salvage import salvage
+    from mvae.checkpoint.tools.salvaging import salvage
 
     with _Bar(f"reading {file}") as progress:
         found = salvage(_source(file), _target(out), progress)
@@ -106,7 +106,7 @@ def export_command(
 
     _orig_mod., which torch.compile leaves, is taken out of the names. Exit codes: 0 written, 2 cannot be.
     """
-    from mvae.checkpoint.export import export
+    from mvae.checkpoint.tools.exporting import export
 
     with _Bar(f"reading {file}") as progress:
         found = export(

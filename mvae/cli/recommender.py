@@ -79,8 +79,8 @@ def recommend(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Recommend from the checkpoint file alone: by item id, and by title where the data is at hand."""
-    from mvae.checkpoint.latest import get_latest_checkpoint
-    from mvae.checkpoint.load import load
+    from mvae.checkpoint.tools.latest import get_latest_checkpoint
+    from mvae.checkpoint.with_torch.loading import load
     from mvae.data.movielens import titles_at_hand
 
     path = get_latest_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint

@@ -1,36 +1,9 @@
 """Ratings → :class:`Interactions` (CSR matrix + item vocabulary) → :class:`InteractionsDataModule`."""
 
-from .._lazy import lazy_exports
+from mvae._lazy import lazy_names
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ..errors import DataError
-    from .datamodule import InteractionsDataModule
-    from .interactions import Interactions
-    from .loader import CSRLoader
-    from .movielens import load_movielens
-    from .ratings import read_ratings
-    from .synthetic import synthetic
+__getattr__, __all__ = lazy_names(__name__, __file__)
 
-__all__ = [
-    "CSRLoader",
-    "DataError",
-    "Interactions",
-    "InteractionsDataModule",
-    "load_movielens",
-    "read_ratings",
-    "synthetic",
-]
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "CSRLoader": ".loader",
-        "DataError": "..errors",
-        "Interactions": ".interactions",
-        "InteractionsDataModule": ".datamodule",
-        "load_movielens": ".movielens",
-        "read_ratings": ".ratings",
-        "synthetic": ".synthetic",
-    },
-)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,9 +9,9 @@ import lightning as L
 import numpy as np
 import scipy.sparse as sp
 
-from ..errors import DataError
-from .interactions import Interactions
-from .loader import CSRLoader
+from mvae.data.interactions import Interactions
+from mvae.data.loader import CSRLoader
+from mvae.errors import DataError
 
 
 class InteractionsDataModule(L.LightningDataModule):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from ..errors import DataError
+from mvae.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from ..errors import DataError
+from mvae.errors import DataError
 
 
 class CSRLoader:

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..checkpoint.durable import durable_file
-from ..errors import DataError
-from .ratings import clean
+from mvae.data.ratings import clean
+from mvae.durable import durable_file
+from mvae.errors import DataError
 
 #: u.data, the 100,000 ratings. RecBole's copy is the same file under another name, with a header line on top:
 #: so one checksum proves both routes.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..errors import DataError
+from mvae.errors import DataError
 
 #: What people call the columns. A name is compared in lower case, without spaces, "_" and RecBole's ":token".
 COLUMN_NAMES = {

@@ -13,8 +13,8 @@ import torch
 from hostile_files import checkpoint, pickle_of, tensor
 
 from mvae.checkpoint import CheckpointError, inspect, read
-from mvae.checkpoint.archive import Archive
-from mvae.checkpoint.source import Source
+from mvae.checkpoint.files.archive import Archive
+from mvae.checkpoint.files.source import Source
 
 GOOD = pickle_of(b"}X\x01\x00\x00\x00aK\x01s")
 

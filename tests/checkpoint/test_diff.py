@@ -15,11 +15,11 @@ from hostile_files import calls, checkpoint, name, pickle_of, text
 from safetensors.torch import save_file
 
 from mvae.checkpoint import CheckpointError, CheckpointFile, diff, inspect, read
-from mvae.checkpoint.changes import ABSENT, value_changes
-from mvae.checkpoint.elements import has_numbers, numbers
-from mvae.checkpoint.names import pair_by_prefix
-from mvae.checkpoint.stream import Stream
-from mvae.checkpoint.values import Tensor
+from mvae.checkpoint.formats.stream import Stream
+from mvae.checkpoint.pickled.values import Tensor
+from mvae.checkpoint.tools.elements import has_numbers, numbers
+from mvae.checkpoint.tools.prefixes import pair_by_prefix
+from mvae.checkpoint.tools.value_changes import ABSENT, value_changes
 
 
 def training(steps: int = 2) -> dict[str, Any]:

@@ -25,11 +25,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+import mvae.durable as module
 from mvae import InteractionsDataModule, MultiVAE, fit
 from mvae.checkpoint import CheckpointNotSavedError, DurableCheckpointIO
-from mvae.checkpoint import durable as module
-from mvae.checkpoint.durable import durable_file, remove_litter
-from mvae.checkpoint.save import check_written, save
+from mvae.checkpoint.with_torch.saving import check_written, save
+from mvae.durable import durable_file, remove_litter
 
 CHECKPOINT = {"state_dict": {"w": torch.arange(1000.0)}, "epoch": 3}
 LITTER = ".0123456789abcdef.mvae-part"
@@ -271,7 +271,7 @@ def test_whatever_happens_the_old_or_the_new_file_stands_alone(
 
 KILLED = """
 import os, signal, sys, threading, time, torch
-from mvae.checkpoint.save import save
+from mvae.checkpoint.with_torch.saving import save
 folder, kills = sys.argv[1], int(sys.argv[2])
 for number in range(kills):
     read, write = os.pipe()

@@ -20,8 +20,8 @@ from torch import nn
 
 from mvae import FitResult, MultiVAE
 from mvae.checkpoint import CheckpointError, Export, export, inspect, load
-from mvae.checkpoint.write import ZipWriter
-from mvae.checkpoint.write_safetensors import CODES
+from mvae.checkpoint.formats.safetensors_writer import CODES
+from mvae.checkpoint.formats.zip_writer import ZipWriter
 
 
 @pytest.fixture
@@ -237,9 +237,9 @@ def test_a_sharded_folder_becomes_one_file(tmp_path: Path) -> None:
 def test_pieces_are_put_together(tmp_path: Path) -> None:
     whole = torch.arange(24).reshape(6, 4)
     torch.save({"state_dict": {"w": whole, "pieces": [whole[:2], whole[2:, :1], whole[2:, 1:]]}}, tmp_path / "x.ckpt")
-    from mvae.checkpoint.shards import blocks
-    from mvae.checkpoint.stream import Stream
-    from mvae.checkpoint.values import Tensor
+    from mvae.checkpoint.formats.pieces import blocks
+    from mvae.checkpoint.formats.stream import Stream
+    from mvae.checkpoint.pickled.values import Tensor
 
     pieces = inspect(tmp_path / "x.ckpt").tree["state_dict"]["pieces"]
     sharded = Tensor("int64", (6, 4), (), 0, None, kind="sharded")

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from mvae.checkpoint import inspect
-from mvae.checkpoint.facts import Fact
-from mvae.checkpoint.optimizers import kind
+from mvae.checkpoint.report.facts import Fact
+from mvae.checkpoint.report.optimizers import kind
 
 NAME = "multi-vae-epoch=435-val_loss=1064.7800.ckpt"
 

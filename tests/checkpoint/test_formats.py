@@ -17,7 +17,7 @@ from hostile_files import checkpoint, pickle_of
 from torch import nn
 
 from mvae.checkpoint import CheckpointError, CheckpointNotFoundError, inspect, read
-from mvae.checkpoint.formats import Format
+from mvae.checkpoint.formats.detect import Format
 
 
 def test_a_safetensors_file_shows_its_header(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import mvae
 from mvae.checkpoint import CheckpointError, Contents, inspect, read
-from mvae.checkpoint.source import Record
+from mvae.checkpoint.files.source import Record
 
 HERE = Path(__file__).parent
 CASES = 20_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 500
@@ -70,7 +70,7 @@ def test_no_bomb_takes_a_gigabyte_or_a_minute(tmp_path: Path) -> None:
 def test_control_characters_do_not_reach_the_terminal() -> None:
     from rich.console import Console
 
-    from mvae.checkpoint.show import print_tree
+    from mvae.checkpoint.drawing.terminal import print_tree
 
     escape = "\x1b]0;owned\x07\x1b[31m\r\n\u202e"
     raw = checkpoint(

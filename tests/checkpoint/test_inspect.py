@@ -16,7 +16,7 @@ from torch import nn
 
 import mvae.checkpoint
 from mvae.checkpoint import CheckpointError, inspect
-from mvae.checkpoint.values import Object
+from mvae.checkpoint.pickled.values import Object
 
 
 def saved(value: Any) -> bytes:
@@ -119,7 +119,7 @@ def test_bytes_in_memory_and_paths_and_text_are_all_taken(zoo: dict[str, Path]) 
 
 def test_lazy_names_resolve_and_modules_do_not_hide_functions() -> None:
     program = (
-        "import mvae.checkpoint.load, mvae.checkpoint.inspect, mvae.checkpoint as package\n"
+        "import mvae.checkpoint.with_torch.loading, mvae.checkpoint.inspection, mvae.checkpoint as package\n"
         "for name in package.__all__:\n"
         "    assert not isinstance(getattr(package, name), type(package)), name\n"
     )

@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from mvae import CheckpointError, get_latest_checkpoint
-from mvae.checkpoint.errors import CheckpointNotFoundError
+from mvae.errors import CheckpointNotFoundError
 
 
 class Scripted(L.LightningModule):
@@ -271,7 +271,7 @@ def test_a_folder_with_nothing_but_damage_is_as_good_as_empty(tmp_path: Path) ->
 def test_no_torch_is_needed(tmp_path: Path) -> None:
     run(tmp_path, [2.0, 1.0])
     program = (
-        "import sys; from mvae.checkpoint.latest import get_latest_checkpoint as best; "
+        "import sys; from mvae.checkpoint.tools.latest import get_latest_checkpoint as best; "
         "print(best(sys.argv[1]).name, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)

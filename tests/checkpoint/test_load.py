@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mvae import CheckpointError, FitResult, InteractionsDataModule, MultiVAE, load
-from mvae.checkpoint.errors import CheckpointNotFoundError
+from mvae.errors import CheckpointNotFoundError
 from mvae.metrics import mask_seen
 
 

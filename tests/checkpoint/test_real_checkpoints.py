@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mvae.checkpoint import inspect
-from mvae.checkpoint.values import Global, NumpyArray, NumpyScalar, Object, Tensor
+from mvae.checkpoint.pickled.values import Global, NumpyArray, NumpyScalar, Object, Tensor
 
 NAMES = (
     "lightning", "hyperparameters", "weights only", "two optimizers", "weight averaging", "bf16", "omegaconf",

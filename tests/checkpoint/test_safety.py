@@ -15,8 +15,8 @@ from hostile_files import calls, checkpoint, name, pickle_of, text
 from real_files import foreign_objects
 
 from mvae.checkpoint import inspect
-from mvae.checkpoint.safety import ALLOWED, Safety
-from mvae.checkpoint.values import Global
+from mvae.checkpoint.pickled.values import Global
+from mvae.checkpoint.report.safety import ALLOWED, Safety
 
 
 def resolve(dotted: str) -> Any:

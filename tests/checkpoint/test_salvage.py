@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save as save_safetensors
 
 from mvae.checkpoint import CheckpointError, Salvage, inspect, salvage
-from mvae.checkpoint.changes import value_changes
+from mvae.checkpoint.tools.value_changes import value_changes
 
 CASES = 5_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 250
 Known = dict[str, bytes]
@@ -229,7 +229,7 @@ def test_a_repacked_zip(raw: bytes, known: Known) -> None:
 
 def test_files_of_old_versions_in_the_order_of_the_alphabet(known: Known) -> None:
     """PyTorch 2.0 and older wrote data/0, data/1, data/10, data/11, …, data/2."""
-    from mvae.checkpoint.write import ZipWriter
+    from mvae.checkpoint.formats.zip_writer import ZipWriter
 
     buffer = io.BytesIO()
     writer = ZipWriter(buffer)

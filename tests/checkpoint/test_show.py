@@ -14,8 +14,8 @@ from hostile_files import calls, checkpoint, name, pickle_of
 from rich.console import Console
 
 from mvae.checkpoint import byte_budget_figure, inspect
-from mvae.checkpoint.show import print_tree
-from mvae.checkpoint.text import jsonable, printable, size
+from mvae.checkpoint.drawing.terminal import print_tree
+from mvae.text import jsonable, printable, size
 
 
 def shown(file: Any, depth: int = 2, width: int = 160, color: Any = None) -> str:

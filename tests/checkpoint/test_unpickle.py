@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvae.checkpoint import CheckpointError
-from mvae.checkpoint.unpickle import HANDLERS, Limits, Unpickler
-from mvae.checkpoint.values import Blob, Global, Object, ObjectDict
+from mvae.checkpoint.pickled.machine import HANDLERS, Limits, Unpickler
+from mvae.checkpoint.pickled.values import Blob, Global, Object, ObjectDict
 
 
 def load(raw: bytes, **limits: int) -> Any:
@@ -52,7 +52,7 @@ def test_the_pickle_written_in_python_is_read_too(value: Any) -> None:
 
 
 def test_every_opcode_has_a_handler() -> None:
-    from mvae.checkpoint.unpickle import _unknown
+    from mvae.checkpoint.pickled.machine import _unknown
 
     known = {ord(opcode.code) for opcode in pickletools.opcodes} - {ord("."), 0x97}
     assert {opcode for opcode in range(256) if HANDLERS[opcode] is not _unknown} - {0x97} == known

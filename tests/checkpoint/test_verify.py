@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from mvae.checkpoint import CheckpointError, inspect, read, verify
-from mvae.checkpoint.changes import value_changes
-from mvae.checkpoint.values import Tensor
+from mvae.checkpoint.pickled.values import Tensor
+from mvae.checkpoint.tools.value_changes import value_changes
 
 CASES = 20_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 400
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from real_files import foreign_objects, special_tensors
 
 from mvae.checkpoint import CheckpointError, read
-from mvae.checkpoint.archive import Archive
-from mvae.checkpoint.pickler import Pickler
-from mvae.checkpoint.source import Source
-from mvae.checkpoint.stream import Stream
-from mvae.checkpoint.values import Global, Object, Storage, Tensor
-from mvae.checkpoint.write import ALIGNMENT, ZipWriter, output, write_checkpoint
+from mvae.checkpoint.files.archive import Archive
+from mvae.checkpoint.files.source import Source
+from mvae.checkpoint.formats.stream import Stream
+from mvae.checkpoint.formats.zip_writer import ALIGNMENT, ZipWriter, output, write_checkpoint
+from mvae.checkpoint.pickled.values import Global, Object, Storage, Tensor
+from mvae.checkpoint.pickled.writer import Pickler
 
 CASES = 2_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 200
 

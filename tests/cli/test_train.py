@@ -15,7 +15,7 @@ import pytest
 
 import mvae as package
 from mvae import load
-from mvae.checkpoint.errors import CheckpointError
+from mvae.errors import CheckpointError
 
 
 def test_training_on_a_csv_prints_sizes_place_and_table(mvae: Callable, ratings_csv: Path, tmp_path: Path) -> None:
@@ -258,5 +258,5 @@ def test_an_error_of_ours_is_never_a_traceback(mvae: Callable, monkeypatch: pyte
     def broken(*_: object, **__: object) -> None:
         raise CheckpointError("one sentence")
 
-    monkeypatch.setattr(importlib.import_module("mvae.checkpoint.load"), "load", broken)
+    monkeypatch.setattr(importlib.import_module("mvae.checkpoint.with_torch.loading"), "load", broken)
     assert mvae("recommend", "x.ckpt", "--liked", "1") == (2, "", "mvae: one sentence\n")

@@ -1,0 +1,788 @@
+"""A pickle read as data. Nothing in it is imported or called, whatever it says.
+
+A pickle is a program for a small stack machine: `]` pushes a list, `c` imports a name, `R` calls it. Python's
+own
+`pickle.Unpickler` runs that program; even with a `find_class` that refuses everything, four bytes can make it
+allocate 16 GB for its memo, and a short file can make it hash tuples for hours. So the machine is built again
+here, one small function per opcode, and calls end in `mvae.checkpoint.pickled.rebuild`, which knows what the harmless
+ones mean and leaves an inert `Object` for the rest. Time and memory are bounded by `Limits`.
+
+The opcodes are described in CPython's `Lib/pickletools.py`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gc
+import struct
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from mvae.checkpoint.pickled import rebuild
+from mvae.checkpoint.pickled.keys import KeyGuard
+from mvae.checkpoint.pickled.values import Blob, Global, NumpyArray, NumpyDtype, Object, ObjectDict, Tensor
+from mvae.checkpoint.pickled.walk import check_shape
+from mvae.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one pickle may cost. The largest real checkpoints stay far below.
+
+    Attributes:
+        opcodes: instructions; a tensor takes about 35.
+        memory: bytes of strings and containers, by a rough count.
+        blob: a string or bytes longer than this stays in the file as a `Blob`.
+        depth: containers inside containers. Python itself pickles at most 1,000.
+        unfolded: values, when one that is used twice counts twice; stops a dict that doubles itself.
+    """
+
+    opcodes: int = 12_000_000
+    memory: int = 400 << 20
+    blob: int = 1 << 20
+    depth: int = 500
+    unfolded: int = 50_000_000
+
+
+DEFAULT_LIMITS = Limits()
+_CONTAINER = 150  # bytes that an empty dict, its place on the stack and in the checks cost, roughly
+_CHUNK = 4096  # opcodes between two looks at what small values have cost; large ones are looked at when they come
+_MAX_LINE = 1 << 16
+_NOTHING = object()
+
+
+@contextmanager
+def collector_held_off() -> Iterator[None]:
+    """Hold off Python's search for cycles, which would go through a million live values again and again."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+class Trace:
+    """What the pickle did on the way, for `mvae.checkpoint.report.safety`.
+
+    Attributes:
+        protocol: what it says of itself, or 0.
+        opcodes: every opcode byte it used.
+        globals: every name it would import, in the order of the file; `Global.uses` says what it does with each.
+        named_classes: classes it refers to by a persistent id, as PyTorch's old format does.
+        numpy_types: codes of the numpy types whose state it sets, such as `f4`.
+    """
+
+    def __init__(self) -> None:
+        self.protocol = 0
+        self.opcodes: set[int] = set()
+        self.globals: list[Global] = []
+        self.numpy_types: list[str] = []
+        self.named_classes = 0
+
+    def add(self, other: Trace) -> None:
+        """Take in what another pickle of the same checkpoint did."""
+        self.protocol = max(self.protocol, other.protocol)
+        self.opcodes |= other.opcodes
+        self.numpy_types += other.numpy_types
+        self.named_classes += other.named_classes
+        known = {name: name for name in self.globals}
+        for name in other.globals:
+            if name in known:
+                known[name].uses |= name.uses
+            else:
+                self.globals.append(name)
+
+
+class Unpickler:
+    """One pickle, read from `data` at `position`.
+
+    Args:
+        data: the bytes; may go on past the pickle's end.
+        persistent: what to make of a persistent id, which is how PyTorch refers to a storage.
+        position: where the pickle starts.
+    """
+
+    __slots__ = (
+        "data", "guard", "interned", "limits", "marks", "memo", "persistent", "position", "room", "stack",
+        "trace",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        data: bytes | memoryview,
+        persistent: Callable[[Any], Any] | None = None,
+        position: int = 0,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self.data = memoryview(data)
+        self.position = position
+        self.persistent = persistent or (lambda pid: Object(Global("pickle", "persistent_load"), (pid,)))
+        self.limits = limits
+        self.room = limits.memory
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: list[Any] = []
+        self.interned: dict[tuple[str, str], Global] = {}
+        self.guard = KeyGuard()
+        self.trace = Trace()
+
+    def load(self) -> Any:
+        """Run to the STOP opcode and return the value; `position` is then just past it.
+
+        Raises:
+            CheckpointError: not a pickle, damaged, cut off, or past a limit.
+        """
+        try:
+            with collector_held_off():
+                value = self._run()
+                check_shape(value, self.limits.depth, self.limits.unfolded)
+                return value
+        except CheckpointError:
+            raise
+        except (IndexError, struct.error) as error:
+            if isinstance(error, struct.error) or self.position >= len(self.data):
+                raise self.error("ends in the middle: the file is cut off") from error
+            raise self.error("takes a value that is not there") from error
+        except UnicodeError as error:
+            raise self.error(f"holds a string that is not valid text ({error})") from error
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise self.error(f"is damaged ({error})") from error
+
+    def _run(self) -> Any:
+        data, used, handlers = self.data, bytearray(256), HANDLERS
+        for _ in range(0, self.limits.opcodes, _CHUNK):
+            for _ in range(_CHUNK):
+                opcode = data[self.position]
+                self.position += 1
+                if opcode == 0x2E:  # STOP
+                    if not self.stack:
+                        raise self.error("stops before it has made a value")
+                    self.trace.opcodes.update(op for op in range(256) if used[op])
+                    return self.stack.pop()
+                used[opcode] = 1
+                handlers[opcode](self)
+            self.charge(0)
+        raise self.error(f"has more than {self.limits.opcodes:,} instructions, the limit set by `Limits.opcodes`")
+
+    def error(self, what: str) -> CheckpointError:
+        return CheckpointError(f"the pickle {what}, at its byte {self.position:,}.")
+
+    # --- what the opcodes share
+
+    def charge(self, size: int) -> None:
+        """Take `size` bytes off what is left. The most frequent opcodes do so by `room -=`, a call being dear."""
+        self.room -= size
+        if self.room < 0:
+            raise self.error(f"needs more than {self.limits.memory >> 20} MB, the limit set by `Limits.memory`")
+
+    def take(self, length: int) -> memoryview:
+        """The next `length` bytes, as a view."""
+        end = self.position + length
+        if end > len(self.data):
+            left = len(self.data) - self.position
+            raise self.error(f"claims a string of {length:,} bytes where {left:,} are left")
+        raw = self.data[self.position : end]
+        self.position = end
+        return raw
+
+    def number(self, layout: struct.Struct) -> Any:
+        value = layout.unpack_from(self.data, self.position)[0]
+        self.position += layout.size
+        return value
+
+    def line(self, encoding: str = "utf-8") -> str:
+        """The text up to the next newline, as the oldest opcodes write their arguments."""
+        for length in (256, _MAX_LINE):
+            found = bytes(self.data[self.position : self.position + length]).find(b"\n")
+            if found >= 0:
+                text = str(self.data[self.position : self.position + found], encoding)
+                self.position += found + 1
+                self.charge(found)
+                return text
+        raise self.error("has a line that does not end")
+
+    def pop_mark(self) -> list[Any]:
+        """Everything pushed since the last MARK."""
+        items = self.stack
+        self.stack = self.marks.pop()
+        return items
+
+    def global_(self, module: str, name: str) -> Global:
+        """The placeholder for an import; the same one each time."""
+        found = self.interned.get((module, name))
+        if found is None:
+            self.charge(_CONTAINER + 500)
+            if len(module) + len(name) > 1000:
+                raise self.error("imports a name longer than 1,000 letters")
+            found = self.interned[module, name] = Global(*_modern(module, name, self.trace.protocol))
+            found.builder = rebuild.BUILDERS.get((found.module, found.name))
+            self.trace.globals.append(found)
+        return found
+
+    def set_items(self, keys: list[Any], values: list[Any]) -> None:
+        """`target[key] = value` for each, where target is on top of the stack."""
+        target: Any = self.stack[-1]
+        if not isinstance(target, dict):
+            if not isinstance(target, Object):
+                raise self.error(f"sets an item of a {type(target).__name__}")
+            _use(target, "filled")
+            target.entries = {} if target.entries is None else target.entries
+            target = target.entries
+        elif type(target) is ObjectDict:
+            _use(target, "filled")
+        self.charge(100 * len(keys))
+        self.guard.check(target, keys)
+        target.update(zip(keys, values, strict=True))
+
+    def extend(self, items: list[Any]) -> None:
+        """Append items to the list, or whatever stands for one, on top of the stack."""
+        target: Any = self.stack[-1]
+        if isinstance(target, Object):
+            _use(target, "filled")
+            target.items = [] if target.items is None else target.items
+            target = target.items
+        elif type(target) is not list:
+            raise self.error(f"appends to a {type(target).__name__}")
+        target.extend(items)
+
+
+def _use(target: Any, how: str) -> None:
+    """Remember in what way a global, or what came of one, is used."""
+    if type(target) is Global:
+        target.uses.add(how)
+    elif isinstance(target, (Object, ObjectDict, NumpyArray)) and type(target.cls) is Global:
+        target.cls.uses.add(how)
+
+
+def _modern(module: str, name: str, protocol: int) -> tuple[str, str]:
+    """The Python 3 name of what Python 2 called otherwise; pickles of protocol 0 to 2 use the old names."""
+    if protocol >= 3:
+        return module, name
+    if (module, name) in NAME_MAPPING:
+        return NAME_MAPPING[module, name]
+    return IMPORT_MAPPING.get(module, module), name
+
+
+# --- the opcodes
+
+
+HANDLERS: list[Callable[[Unpickler], None]] = []
+
+
+def _unknown(u: Unpickler) -> None:
+    opcode = u.data[u.position - 1]
+    raise u.error(f"has byte {opcode:#04x} where an instruction should be: it is damaged, or not a pickle")
+
+
+HANDLERS.extend([_unknown] * 256)
+
+
+def _on(letters: bytes) -> Callable[[Callable[[Unpickler], None]], Callable[[Unpickler], None]]:
+    """Register the handler of these opcodes."""
+
+    def register(handler: Callable[[Unpickler], None]) -> Callable[[Unpickler], None]:
+        for opcode in letters:
+            HANDLERS[opcode] = handler
+        return handler
+
+    return register
+
+
+_U2, _I4, _U4, _U8, _F8 = (struct.Struct(layout) for layout in ("<H", "<i", "<I", "<Q", ">d"))
+
+
+def _constant(letters: bytes, value: Any) -> None:
+    @_on(letters)
+    def push(u: Unpickler) -> None:
+        u.stack.append(value)
+
+
+_constant(b"N", None)
+_constant(b"\x88", True)
+_constant(b"\x89", False)
+_constant(b")", ())
+
+
+@_on(b"\x80")
+def _proto(u: Unpickler) -> None:
+    u.trace.protocol = u.data[u.position]
+    u.position += 1
+    if u.trace.protocol > 5:
+        raise u.error(f"is of protocol {u.trace.protocol}; 0 to 5 exist")
+
+
+@_on(b"\x95")
+def _frame(u: Unpickler) -> None:
+    length = u.number(_U8)
+    if length > len(u.data) - u.position:
+        raise u.error(f"claims a frame of {length:,} bytes where {len(u.data) - u.position:,} are left")
+
+
+# numbers
+
+
+@_on(b"K")
+def _binint1(u: Unpickler) -> None:
+    u.stack.append(u.data[u.position])
+    u.position += 1
+
+
+@_on(b"M")
+def _binint2(u: Unpickler) -> None:
+    u.stack.append(_U2.unpack_from(u.data, u.position)[0])
+    u.position += 2
+
+
+@_on(b"J")
+def _binint(u: Unpickler) -> None:
+    u.stack.append(u.number(_I4))
+
+
+@_on(b"\x8a")
+def _long1(u: Unpickler) -> None:
+    u.position += 1
+    u.stack.append(int.from_bytes(u.take(u.data[u.position - 1]), "little", signed=True))
+
+
+@_on(b"\x8b")
+def _long4(u: Unpickler) -> None:
+    length = u.number(_I4)
+    if not 0 <= length <= _MAX_LINE:
+        raise u.error(f"has an integer of {length:,} bytes")
+    u.charge(length)
+    u.stack.append(int.from_bytes(u.take(length), "little", signed=True))
+
+
+@_on(b"I")
+def _int(u: Unpickler) -> None:
+    text = u.line()
+    u.stack.append({"00": False, "01": True}[text] if text in ("00", "01") else int(text))
+
+
+@_on(b"L")
+def _long(u: Unpickler) -> None:
+    u.stack.append(int(u.line().removesuffix("L")))
+
+
+@_on(b"G")
+def _binfloat(u: Unpickler) -> None:
+    u.stack.append(u.number(_F8))
+
+
+@_on(b"F")
+def _float(u: Unpickler) -> None:
+    u.stack.append(float(u.line()))
+
+
+# text and bytes
+
+
+def _text(u: Unpickler, length: int, encoding: str | None) -> None:
+    """Push a str, or bytes if `encoding` is None; a long one stays in the file."""
+    raw = u.take(length)
+    if length > u.limits.blob:
+        u.charge(_CONTAINER)
+        u.stack.append(Blob(raw, encoding))
+        return
+    u.charge(length + 50)
+    u.stack.append(bytes(raw) if encoding is None else str(raw, encoding, "surrogatepass"))
+
+
+@_on(b"X")
+def _binunicode(u: Unpickler) -> None:
+    start = u.position + 4
+    length = _U4.unpack_from(u.data, u.position)[0]
+    u.position = start
+    if length > u.limits.blob or start + length > len(u.data):
+        _text(u, length, "utf-8")
+        return
+    u.position += length
+    u.room -= length + 50
+    if u.room < 0:
+        u.charge(0)
+    u.stack.append(str(u.data[start : u.position], "utf-8", "surrogatepass"))
+
+
+@_on(b"\x8c")
+def _short_binunicode(u: Unpickler) -> None:
+    u.position += 1
+    _text(u, u.data[u.position - 1], "utf-8")
+
+
+@_on(b"\x8d")
+def _binunicode8(u: Unpickler) -> None:
+    _text(u, u.number(_U8), "utf-8")
+
+
+@_on(b"B")
+def _binbytes(u: Unpickler) -> None:
+    _text(u, u.number(_U4), None)
+
+
+@_on(b"C")
+def _short_binbytes(u: Unpickler) -> None:
+    u.position += 1
+    _text(u, u.data[u.position - 1], None)
+
+
+@_on(b"\x8e")
+def _binbytes8(u: Unpickler) -> None:
+    _text(u, u.number(_U8), None)
+
+
+@_on(b"\x96")
+def _bytearray8(u: Unpickler) -> None:
+    length = u.number(_U8)
+    if length > u.limits.blob:
+        _text(u, length, None)
+        return
+    u.charge(length + _CONTAINER)
+    u.stack.append(bytearray(u.take(length)))
+
+
+def _old_string(u: Unpickler, raw: bytes) -> None:
+    """A Python 2 `str`: text if it is ASCII, as PyTorch and `pickle` read it, else its bytes."""
+    u.charge(len(raw) + 50)
+    u.stack.append(raw.decode("ascii") if raw.isascii() else raw)
+
+
+@_on(b"U")
+def _short_binstring(u: Unpickler) -> None:
+    u.position += 1
+    _old_string(u, bytes(u.take(u.data[u.position - 1])))
+
+
+@_on(b"T")
+def _binstring(u: Unpickler) -> None:
+    length = u.number(_I4)
+    if length < 0:
+        raise u.error("has a string of negative length")
+    if length > u.limits.blob:
+        _text(u, length, None)
+    else:
+        _old_string(u, bytes(u.take(length)))
+
+
+@_on(b"S")
+def _string(u: Unpickler) -> None:
+    text = u.line("latin-1")
+    if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
+        raise u.error("has a string without its quotes")
+    _old_string(u, codecs.escape_decode(text[1:-1].encode("latin-1"))[0])  # type: ignore[attr-defined]
+
+
+@_on(b"V")
+def _unicode(u: Unpickler) -> None:
+    u.stack.append(u.line("latin-1").encode("latin-1").decode("raw-unicode-escape"))
+
+
+@_on(b"\x97\x98")
+def _buffer(u: Unpickler) -> None:
+    if u.data[u.position - 1] == 0x97:
+        raise u.error("refers to a buffer outside the file, which PyTorch does not write")
+
+
+# containers
+
+
+def _empty(letters: bytes, kind: type) -> None:
+    @_on(letters)
+    def push(u: Unpickler) -> None:
+        u.charge(_CONTAINER)
+        u.stack.append(kind())
+
+
+_empty(b"]", list)
+_empty(b"}", dict)
+
+
+@_on(b"\x8f")
+def _empty_set(u: Unpickler) -> None:
+    u.charge(2 * _CONTAINER)
+    u.stack.append(set())
+
+
+@_on(b"(")
+def _mark(u: Unpickler) -> None:
+    u.room -= _CONTAINER
+    u.marks.append(u.stack)
+    u.stack = []
+
+
+@_on(b"0")
+def _pop(u: Unpickler) -> None:
+    if u.stack:
+        u.stack.pop()
+    else:
+        u.pop_mark()
+
+
+@_on(b"1")
+def _pop_mark(u: Unpickler) -> None:
+    u.pop_mark()
+
+
+@_on(b"2")
+def _dup(u: Unpickler) -> None:
+    u.stack.append(u.stack[-1])
+
+
+@_on(b"t")
+def _tuple(u: Unpickler) -> None:
+    items = tuple(u.stack)
+    u.room -= 60 + 8 * len(items)
+    u.stack = u.marks.pop()
+    u.stack.append(items)
+
+
+@_on(b"\x85")
+def _tuple1(u: Unpickler) -> None:
+    u.room -= 68
+    u.stack[-1] = (u.stack[-1],)
+
+
+@_on(b"\x86")
+def _tuple2(u: Unpickler) -> None:
+    u.room -= 76
+    last = u.stack.pop()
+    u.stack[-1] = (u.stack[-1], last)
+
+
+@_on(b"\x87")
+def _tuple3(u: Unpickler) -> None:
+    u.room -= 84
+    last, middle = u.stack.pop(), u.stack.pop()
+    u.stack[-1] = (u.stack[-1], middle, last)
+
+
+@_on(b"l")
+def _list(u: Unpickler) -> None:
+    u.charge(_CONTAINER)
+    items = u.pop_mark()
+    u.stack.append(items)
+
+
+@_on(b"d")
+def _dict(u: Unpickler) -> None:
+    items = u.pop_mark()
+    u.charge(_CONTAINER)
+    u.stack.append({})
+    u.set_items(items[::2], items[1::2])
+
+
+@_on(b"\x91")
+def _frozenset(u: Unpickler) -> None:
+    items = u.pop_mark()
+    u.charge(_CONTAINER + 100 * len(items))
+    u.guard.check(items, items)
+    u.stack.append(frozenset(items))
+
+
+@_on(b"a")
+def _append(u: Unpickler) -> None:
+    u.extend([u.stack.pop()])
+
+
+@_on(b"e")
+def _appends(u: Unpickler) -> None:
+    u.extend(u.pop_mark())
+
+
+@_on(b"s")
+def _setitem(u: Unpickler) -> None:
+    value, key = u.stack.pop(), u.stack.pop()
+    u.set_items([key], [value])
+
+
+@_on(b"u")
+def _setitems(u: Unpickler) -> None:
+    items = u.pop_mark()
+    u.set_items(items[::2], items[1::2])
+
+
+@_on(b"\x90")
+def _additems(u: Unpickler) -> None:
+    items = u.pop_mark()
+    target = u.stack[-1]
+    if isinstance(target, Object):
+        u.extend(items)
+    elif type(target) is set:
+        u.charge(100 * len(items))
+        u.guard.check(target, items)
+        target.update(items)
+    else:
+        raise u.error(f"adds to a {type(target).__name__}")
+
+
+# the memo, by which a pickle refers to what it has already made
+
+
+def _remember(u: Unpickler, index: int) -> None:
+    memo = u.memo
+    if index == len(memo):
+        memo.append(u.stack[-1])
+    elif index < len(memo):
+        memo[index] = u.stack[-1]
+    else:  # Python numbers them without gaps; one that leaps ahead may not cost more than it brings
+        u.charge(32 * (index - len(memo) + 1))
+        memo.extend([_NOTHING] * (index - len(memo)))
+        memo.append(u.stack[-1])
+
+
+def _recall(u: Unpickler, index: int) -> None:
+    if index >= len(u.memo) or u.memo[index] is _NOTHING:
+        raise u.error(f"refers to value {index}, which it has not made")
+    u.stack.append(u.memo[index])
+
+
+@_on(b"q")
+def _binput(u: Unpickler) -> None:
+    _remember(u, u.data[u.position])
+    u.position += 1
+
+
+@_on(b"r")
+def _long_binput(u: Unpickler) -> None:
+    index = _U4.unpack_from(u.data, u.position)[0]
+    u.position += 4
+    if index == len(u.memo):
+        u.memo.append(u.stack[-1])
+    else:
+        _remember(u, index)
+
+
+@_on(b"\x94")
+def _memoize(u: Unpickler) -> None:
+    u.memo.append(u.stack[-1])
+
+
+@_on(b"p")
+def _put(u: Unpickler) -> None:
+    index = int(u.line())
+    if index < 0:
+        raise u.error(f"numbers a value {index}")
+    _remember(u, index)
+
+
+@_on(b"h")
+def _binget(u: Unpickler) -> None:
+    value = u.memo[u.data[u.position]]
+    u.position += 1
+    if value is _NOTHING:
+        raise u.error("refers to a value it has not made")
+    u.stack.append(value)
+
+
+@_on(b"j")
+def _long_binget(u: Unpickler) -> None:
+    _recall(u, u.number(_U4))
+
+
+@_on(b"g")
+def _get(u: Unpickler) -> None:
+    index = int(u.line())
+    if index < 0:
+        raise u.error(f"refers to value {index}")
+    _recall(u, index)
+
+
+# the dangerous ones: names, calls, objects, state. All of them end in a placeholder.
+
+
+@_on(b"c")
+def _global(u: Unpickler) -> None:
+    module = u.line()
+    u.stack.append(u.global_(module, u.line()))
+
+
+@_on(b"\x93")
+def _stack_global(u: Unpickler) -> None:
+    name, module = u.stack.pop(), u.stack.pop()
+    if type(name) is not str or type(module) is not str:
+        raise u.error("imports something that is not a name")
+    u.stack.append(u.global_(module, name))
+
+
+@_on(b"\x82\x83\x84")
+def _ext(u: Unpickler) -> None:
+    """A name by its number in `copyreg`'s registry, which only the program that wrote the file knows."""
+    size = {0x82: 1, 0x83: 2, 0x84: 4}[u.data[u.position - 1]]
+    code = int.from_bytes(u.take(size), "little")
+    u.stack.append(u.global_("copyreg", f"extension_{code}"))
+
+
+@_on(b"R")
+def _reduce(u: Unpickler) -> None:
+    args, function = u.stack.pop(), u.stack[-1]
+    _use(function, "called")
+    u.room -= _CONTAINER
+    u.stack[-1] = rebuild.call(function, args)
+
+
+@_on(b"\x81")
+def _newobj(u: Unpickler) -> None:
+    args, cls = u.stack.pop(), u.stack.pop()
+    _use(cls, "made")
+    u.charge(_CONTAINER)
+    u.stack.append(rebuild.new(cls, args))
+
+
+@_on(b"\x92")
+def _newobj_ex(u: Unpickler) -> None:
+    kwargs, args, cls = u.stack.pop(), u.stack.pop(), u.stack.pop()
+    _use(cls, "made")
+    u.charge(_CONTAINER)
+    u.stack.append(rebuild.new(cls, args, kwargs))
+
+
+@_on(b"o")
+def _obj(u: Unpickler) -> None:
+    cls, *args = u.pop_mark()
+    _use(cls, "called")
+    u.charge(_CONTAINER + 8 * len(args))
+    u.stack.append(rebuild.call(cls, tuple(args)))
+
+
+@_on(b"i")
+def _inst(u: Unpickler) -> None:
+    module = u.line()
+    cls = u.global_(module, u.line())
+    args = tuple(u.pop_mark())
+    _use(cls, "called")
+    u.charge(_CONTAINER + 8 * len(args))
+    u.stack.append(rebuild.call(cls, args))
+
+
+@_on(b"b")
+def _build(u: Unpickler) -> None:
+    state, target = u.stack.pop(), u.stack[-1]
+    _use(target, "built")
+    if isinstance(target, NumpyDtype):
+        u.trace.numpy_types.append(target.code)
+    if isinstance(target, (NumpyArray, NumpyDtype)) and rebuild.set_numpy_state(target, state):
+        return
+    if isinstance(target, (Object, ObjectDict)):
+        target.state = state
+    elif isinstance(target, Tensor):
+        target.attributes = state
+    else:
+        u.charge(_CONTAINER)
+        u.stack[-1] = Object(target)
+        u.stack[-1].state = state
+
+
+@_on(b"Q")
+def _binpersid(u: Unpickler) -> None:
+    u.room -= _CONTAINER
+    u.stack[-1] = u.persistent(u.stack[-1])
+
+
+@_on(b"P")
+def _persid(u: Unpickler) -> None:
+    u.charge(_CONTAINER)
+    u.stack.append(u.persistent(u.line()))

@@ -1,0 +1,130 @@
+"""Every byte of the file under one heading: the weights, each of the optimizer's moments, the pickle, the padding …
+
+The counts add up to the size of the file, exactly. A storage that several tensors share counts once, where it is met
+first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mvae.checkpoint.files.archive import Member
+from mvae.checkpoint.files.source import Record
+from mvae.checkpoint.formats.detect import Format
+from mvae.checkpoint.formats.reading import Contents
+from mvae.checkpoint.pickled.values import ObjectDict, Storage, Tensor
+from mvae.checkpoint.pickled.walk import Path
+from mvae.checkpoint.report.optimizers import kind, optimizer_states
+from mvae.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+WEIGHTS_KEYS = (
+    "state_dict", "model_state_dict", "model_state", "model_dict", "model", "module", "net", "net_state_dict",
+    "network", "network_state_dict", "weights", "params",
+)  # fmt: skip
+"""Top-level keys under which projects put the weights; `state_dict` is Lightning's."""
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_HOUSEKEEPING = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
+
+
+class Sections:
+    """Decides which heading a path in the tree belongs under."""
+
+    def __init__(self, tree: Any) -> None:
+        found = list(optimizer_states(tree))
+        self._optimizers = {
+            path: kind(state) if len(found) == 1 else f"{kind(state)}[{number}]"
+            for number, (path, state) in enumerate(found)
+        }
+        kinds = {type(value) for value in tree.values()} if isinstance(tree, dict) else {Tensor}
+        self._everything_is_weights = Tensor in kinds and not kinds & {dict, list, ObjectDict}
+        self._tops = {path[0] for path in self._optimizers}
+
+    def of(self, path: Path) -> str:
+        """`weights`, `buffers`, `Adam exp_avg`, or the top-level key."""
+        for length in (1, 2) if path and path[0] in self._tops else ():
+            name = self._optimizers.get(path[:length])
+            if name is not None:
+                return f"{name} {path[-1]}"
+        if self._everything_is_weights or (path and path[0] in WEIGHTS_KEYS):
+            return of_weights(path)
+        return str(path[0])[:60]
+
+    def place(self, path: Path) -> Path:
+        """The optimizer's state that a path is in, or its first step."""
+        return next((path[:length] for length in (1, 2) if path[:length] in self._optimizers), path[:1])
+
+    def in_optimizer(self, path: Path) -> bool:
+        """True for what an optimizer keeps."""
+        return self.place(path) in self._optimizers
+
+
+def of_weights(path: Path) -> str:
+    """`weights` or `buffers`, for a path among them."""
+    return "buffers" if path and str(path[-1]).rpartition(".")[2] in _BUFFERS else "weights"
+
+
+def byte_budget(contents: Contents, found: Iterable[tuple[Path, Tensor | Storage]]) -> dict[str, int]:
+    """Heading → bytes, largest first; the bytes sum to `contents.size`.
+
+    Args:
+        contents: the file.
+        found: every tensor and storage in it, with its path, in order.
+
+    Raises:
+        CheckpointError: pieces of the file overlap, so that no such sum exists.
+    """
+    budget: dict[str, int] = {}
+    sections = Sections(contents.tree)
+    counted: set[int] = set()
+
+    def count(section: str, size: int) -> None:
+        if size:
+            budget[section] = budget.get(section, 0) + size
+
+    for path, value in found:
+        storage = value if isinstance(value, Storage) else value.storage
+        if storage is not None and storage.record is not None and id(storage.record) not in counted:
+            counted.add(id(storage.record))
+            count(sections.of(path), storage.record.stored)
+    for record in contents.records:
+        if id(record) not in counted:
+            count(_heading(contents, record), record.stored)
+        if isinstance(record, Member):
+            count("padding", record.padding)
+            count("zip bookkeeping", record.offset - record.header - record.padding)
+            count("zip bookkeeping", record.end - record.offset - record.stored)
+    if contents.archive is not None:
+        first, last = contents.archive.directory
+        count("zip bookkeeping", last - first + contents.archive.end[1] - contents.archive.end[0])
+    rest = contents.size - sum(budget.values())
+    if rest < 0:
+        raise CheckpointError(f"{contents.path}: pieces of it overlap; it was changed after it was written.")
+    count(_REST.get(contents.format, "not accounted for"), rest)
+    return dict(sorted(budget.items(), key=lambda item: -item[1]))
+
+
+_REST = {
+    Format.LEGACY: "bookkeeping",
+    Format.SHARDED: "zip bookkeeping",
+    Format.SAFETENSORS: "padding",
+    Format.PICKLE: "after the pickle",
+}
+"""What the bytes between the pieces are, in the formats that have no directory of them."""
+
+
+def _heading(contents: Contents, record: Record) -> str:
+    """Where a piece belongs that no tensor refers to."""
+    if any(record is pickle for pickle in contents.pickles):
+        return "pickle"
+    if contents.format is Format.SAFETENSORS:
+        return "header"
+    name = record.name.partition("/")[2]
+    if name in _HOUSEKEEPING:
+        return "zip bookkeeping"
+    if name.startswith("data/"):
+        return "storages nothing refers to"
+    return "code" if contents.format is Format.TORCHSCRIPT else "other members"

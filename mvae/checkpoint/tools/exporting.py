@@ -1,0 +1,272 @@
+"""The weights alone: a third of a checkpoint that was trained with Adam, and all that is needed to use the model.
+
+Written as safetensors, which holds no code and which other programs read, or as a checkpoint that Lightning's
+`load_from_checkpoint` takes. Hyperparameters, the vocabulary and other plain values go with the weights; what is
+needed to go on training does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from mvae.checkpoint.files.source import Input
+from mvae.checkpoint.formats.detect import Format
+from mvae.checkpoint.formats.pieces import blocks
+from mvae.checkpoint.formats.reading import contiguous
+from mvae.checkpoint.formats.safetensors_writer import write_safetensors
+from mvae.checkpoint.formats.stream import Progress, Stream
+from mvae.checkpoint.formats.zip_writer import Output, output, refuse_to_overwrite, write_checkpoint
+from mvae.checkpoint.inspection import CheckpointFile, inspect
+from mvae.checkpoint.pickled.plain import to_json
+from mvae.checkpoint.pickled.values import Storage, Tensor
+from mvae.checkpoint.pickled.walk import Path, walk
+from mvae.checkpoint.pickled.writer import Pickler, Replaced, Stored
+from mvae.checkpoint.report.optimizers import is_optimizer_state
+from mvae.checkpoint.report.weights import find_weights, rename
+from mvae.errors import CheckpointError
+from mvae.text import printable, size
+
+FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt"}
+"""Ending of the file to write → its format."""
+
+_ALWAYS = ("hyper_parameters", "datamodule_hyper_parameters")
+_TRAINING = frozenset([
+    "optimizer_states", "lr_schedulers", "callbacks", "optimizer", "optimizers", "optimizer_state_dict",
+    "lr_scheduler", "scheduler", "schedulers", "scheduler_state_dict", "lr_scheduler_state_dict", "scaler", "amp",
+    "grad_scaler", "MixedPrecision", "MixedPrecisionPlugin", "rng_state", "rng_states", "random_state",
+])  # fmt: skip
+"""Top-level keys that only serve to go on training."""
+
+
+@dataclass
+class Export:
+    """What was written.
+
+    Attributes:
+        path: of the checkpoint.
+        out: of the new file.
+        format: `safetensors` or `ckpt`.
+        size_before, size: bytes of the checkpoint and of the new file.
+        tensors: names in the new file.
+        renamed: old name → new name, where they differ.
+        shared: name → the name of the tensor on the same bytes, which alone was written.
+        left_out: keys that are not in the new file.
+        replaced: values that were foreign objects.
+    """
+
+    path: str
+    out: str
+    format: str
+    size_before: int
+    size: int = 0
+    tensors: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    replaced: list[Replaced] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes, as JSON takes them."""
+        return vars(self) | {"replaced": [replaced.to_dict() for replaced in self.replaced]}
+
+    def __str__(self) -> str:
+        count = len(self.tensors)
+        lines = [f"{printable(self.out)}: {count:,} tensors, {size(self.size_before)} → {size(self.size)}"]
+        if self.left_out:
+            lines.append(f"  left out: {printable(', '.join(self.left_out), 300)}")
+        if self.renamed:
+            old, new = next(iter(self.renamed.items()))
+            lines.append(f"  {len(self.renamed):,} names changed, such as {printable(old)} to {printable(new)}")
+        lines += [f"  {printable(name)} is {printable(kept)}: written once" for name, kept in self.shared.items()]
+        return "\n".join([*lines, *(f"  {replaced}" for replaced in self.replaced)])
+
+
+def export(
+    path: Input,
+    out: Output,
+    *,
+    format: str | None = None,
+    key: str | None = None,
+    strip_prefix: Sequence[str] = (),
+    copy_shared: bool = False,
+    progress: Progress | None = None,
+) -> Export:
+    """Write the weights of a checkpoint, and the plain values beside them, to a file of their own.
+
+    `_orig_mod.`, which `torch.compile` leaves, is taken out of every name. Names in safetensors are those of the
+    `state_dict`, and its metadata holds the other values as JSON. Tensors that are one and the same (tied weights) are
+    written once: a `.ckpt` keeps the tie; safetensors cannot, so the metadata says which name is which, in the way that
+    `safetensors.torch.load_model` expects.
+
+    Args:
+        path: the checkpoint: any that `inspect` reads, the folder of a sharded one too.
+        out: the file to write, ending in .safetensors or .ckpt unless `format` is given; or a binary stream.
+        format: `safetensors` or `ckpt`, if the ending does not say.
+        key: where the weights are, with dots, if not under a usual name.
+        strip_prefix: taken off the names that start with it, such as `module.` or `model.`.
+        copy_shared: write tied weights to safetensors as often as they have names.
+        progress: told how many bytes were read.
+
+    Raises:
+        CheckpointError: no weights, a tensor that the format cannot hold or that is damaged, `out` is the checkpoint
+            itself or cannot be written.
+    """
+    name = os.fspath(out) if isinstance(out, (str, os.PathLike)) else "-"
+    format = format or FORMATS.get(os.path.splitext(name)[1].lower(), "")
+    if format not in FORMATS.values():
+        raise CheckpointError(
+            f"{name}: the file to write must end in {' or '.join(FORMATS)}; for another ending say --format."
+        )
+    refuse_to_overwrite(path, out)
+    file = inspect(path)
+    found = Export(file.path, name, format, file.size)
+    where, tensors, rest = find_weights(file.tree, key)
+    names = rename(list(tensors), strip_prefix)
+    found.renamed = {old: new for old, new in names.items() if old != new}
+    found.left_out = [".".join(map(str, (*where, name))) for name in rest if where or name not in file.keys]
+    weights = {names[old]: tensor for old, tensor in tensors.items()}
+    kept = _kept_values(found, file.tree, where)
+    if file.format is Format.SAFETENSORS and format == "ckpt":
+        kept = _from_metadata(file.contents.metadata, weights)
+    with output(out) as target, Stream(progress) as stream:
+        if format == "ckpt":
+            _write_ckpt(found, target, stream, file.tree, where, weights, kept)
+        else:
+            _write_safetensors(found, target, stream, file, weights, kept, copy_shared)
+    return found
+
+
+def _kept_values(found: Export, tree: Any, where: Path) -> dict[Any, Any]:
+    """The top-level values that go with the weights."""
+    kept = {}
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        if key in where[:1] or (not where and isinstance(value, (Tensor, dict)) and _has_tensors(value)):
+            continue  # the weights themselves
+        if key in _ALWAYS or (key not in _TRAINING and not _serves_training(value)):
+            kept[key] = value
+        else:
+            found.left_out.append(str(key))
+    return kept
+
+
+def _from_metadata(metadata: dict[str, str], weights: dict[str, Tensor]) -> dict[Any, Any]:
+    """The values that a safetensors file carries, and the tied weights it names: an export taken back."""
+    kept: dict[Any, Any] = {}
+    for key, text in metadata.items():
+        if text in weights and key not in weights:
+            weights[key] = weights[text]
+        elif key != "format":
+            try:
+                kept[key] = json.loads(text)
+            except (ValueError, RecursionError):
+                kept[key] = text
+    return kept
+
+
+def _has_tensors(value: Any) -> bool:
+    return any(isinstance(part, (Tensor, Storage)) for _, part in walk(value, plain=False))
+
+
+def _serves_training(value: Any) -> bool:
+    """True for the state of an optimizer, and for all else that is not plain values."""
+    return _has_tensors(value) or any(is_optimizer_state(part) for _, part in walk(value, plain=False))
+
+
+# --- .ckpt
+
+
+def _write_ckpt(
+    found: Export,
+    file: BinaryIO,
+    stream: Stream,
+    tree: Any,
+    where: Path,
+    weights: dict[str, Tensor],
+    kept: dict[Any, Any],
+) -> None:
+    copies: dict[int, Tensor] = {}
+    compact = _compacted(weights, copies)
+    if not where and not kept:
+        content: dict[Any, Any] = compact
+    else:
+        name = where[0] if len(where) == 1 else "state_dict"
+        order = tree if isinstance(tree, dict) and name in tree else {name: None, **kept}
+        content = {key: compact if key == name else kept[key] for key in order if key == name or key in kept}
+
+    def bytes_of(stored: Stored) -> Iterator[memoryview]:
+        tensor = copies.get(id(stored.storage))
+        return stream.storage(stored.storage, stored.dtype) if tensor is None else blocks(stream, tensor)
+
+    pickler = Pickler()
+    found.size = write_checkpoint(file, content, bytes_of, pickler)
+    found.replaced = pickler.replaced
+    found.tensors = list(weights)
+
+
+def _compacted(weights: dict[str, Tensor], copies: dict[int, Tensor]) -> dict[Any, Any]:
+    """The weights, those that are a small part of a storage on a storage of their own, noted in `copies`.
+
+    Tensors on the same part of a storage still share it.
+    """
+    views: dict[int, dict[Any, Tensor]] = {}
+    for tensor in weights.values():
+        views.setdefault(id(tensor.storage), {}).setdefault(_view(tensor), tensor)
+    own: dict[Any, Tensor] = {}
+    for tensors in views.values():
+        used = sum(tensor.nbytes for tensor in tensors.values())
+        for view, tensor in tensors.items():
+            storage = tensor.storage
+            if tensor.kind == "sharded" or (storage is not None and used < storage.nbytes and not tensor.parts):
+                own[view] = _on_its_own(tensor, copies)
+    return {name: own.get(_view(tensor), tensor) for name, tensor in weights.items()}
+
+
+def _view(tensor: Tensor) -> Any:
+    """Equal for tensors that are one and the same."""
+    if tensor.storage is None:
+        return id(tensor)
+    return id(tensor.storage), tensor.offset, tensor.shape, tensor.stride, tensor.dtype
+
+
+def _on_its_own(tensor: Tensor, copies: dict[int, Tensor]) -> Tensor:
+    storage = Storage("", tensor.dtype, tensor.numel, "cpu")
+    copies[id(storage)] = tensor
+    kind = "Tensor" if tensor.kind == "sharded" else tensor.kind
+    again = Tensor(tensor.dtype, tensor.shape, contiguous(tensor.shape), 0, storage, tensor.requires_grad, kind)
+    again.attributes = tensor.attributes
+    return again
+
+
+# --- safetensors
+
+
+def _write_safetensors(
+    found: Export,
+    file: BinaryIO,
+    stream: Stream,
+    source: CheckpointFile,
+    weights: dict[str, Tensor],
+    kept: dict[Any, Any],
+    copy_shared: bool,
+) -> None:
+    metadata = {"format": "pt"} | source.contents.metadata
+    kept.pop("loops", None)
+    first: dict[Any, str] = {}
+    for name, tensor in weights.items() if not copy_shared else ():
+        kept_name = first.setdefault(_view(tensor), name)
+        if kept_name != name:
+            found.shared[name] = kept_name
+    for key, value in kept.items():
+        try:
+            metadata[str(key)] = to_json(value)
+        except CheckpointError:
+            found.left_out.append(str(key))
+    for name, kept_name in found.shared.items():
+        metadata.setdefault(name, kept_name)
+    alone = {name: tensor for name, tensor in weights.items() if name not in found.shared}
+    found.size = write_safetensors(file, alone, metadata, stream)
+    found.tensors = list(alone)

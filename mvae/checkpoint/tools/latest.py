@@ -1,0 +1,130 @@
+"""get_latest_checkpoint(): which file in a folder holds the best model. Reads the files without torch."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mvae.checkpoint.formats.reading import read
+from mvae.errors import CheckpointError, CheckpointNotFoundError
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One checkpoint of a folder, and what is recorded about it.
+
+    Attributes:
+        path: the file.
+        step: its ``global_step``; −1 where it has none.
+        monitor: the metric ModelCheckpoint watched, such as ``val_loss``; None where nothing was watched.
+        mode: ``min`` or ``max``.
+        score: the metric when this very file was saved; None where the file does not say.
+    """
+
+    path: Path
+    step: int
+    monitor: str | None = None
+    mode: str = "min"
+    score: float | None = None
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it has ModelCheckpoint's fixed name, which the next run may overwrite."""
+        return re.fullmatch(r"last(-v\d+)?", self.path.stem) is not None
+
+
+def get_latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
+    """The checkpoint of the best model in a folder, by the score recorded inside the files.
+
+    ModelCheckpoint writes into each file which score it was saved for. File names, times and ``last.ckpt`` are not
+    trusted: a copied folder has new times, ``last.ckpt`` may be left from an older run or be a later, worse
+    epoch, and ``-v1`` says only that a name was taken. Where no file has a score of its own (nothing was
+    monitored, or only ``last.ckpt`` is left), the one with the most optimizer steps is taken. Damaged files are
+    passed over with a warning.
+
+    Raises:
+        CheckpointNotFoundError: no such folder, or no readable ``.ckpt`` file in it.
+        CheckpointError: the files were scored by different metrics, which cannot be compared.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        raise CheckpointNotFoundError(f"{folder} {found}; expected the folder that ModelCheckpoint saves to.")
+    candidates = list(_candidates(folder))
+    if not candidates:
+        raise CheckpointNotFoundError(
+            f"There is no readable .ckpt file in {folder}. Expected one that ModelCheckpoint saved: check dirpath=, "
+            "or train first."
+        )
+    scored = [c for c in candidates if c.score is not None]
+    if not scored:
+        return max(candidates, key=lambda c: (c.step, not c.is_copy, c.path.name)).path
+    metrics = sorted({f"{c.monitor} ({c.mode})" for c in scored})
+    if len(metrics) > 1:
+        raise CheckpointError(
+            f"The files in {folder} were scored by {' and by '.join(metrics)}, which cannot be compared. "
+            "Move one run's files to a folder of their own."
+        )
+    sign = 1 if scored[0].mode == "min" else -1
+    # Equal scores: the earlier step, as ModelCheckpoint itself keeps the first of equals; and not its copy last.ckpt.
+    return min(scored, key=lambda c: (_loss(sign, c.score), c.step, c.is_copy, len(c.path.name), c.path.name)).path
+
+
+def _loss(sign: int, score: float | None) -> float:
+    return math.inf if score is None or math.isnan(score) else sign * score
+
+
+def _candidates(folder: Path) -> Iterator[Candidate]:
+    for path in sorted(folder.glob("*.ckpt")):
+        if not path.is_file():
+            continue
+        try:
+            tree = read(path).tree
+        except (CheckpointError, OSError) as error:
+            warnings.warn(f"{path.name} is passed over: {error}", stacklevel=3)
+            continue
+        yield _describe(path, tree if isinstance(tree, dict) else {})
+
+
+def _describe(path: Path, tree: dict[Any, Any]) -> Candidate:
+    step = tree.get("global_step")
+    step = step if isinstance(step, int) else -1
+    callbacks = tree.get("callbacks")
+    for key, state in callbacks.items() if isinstance(callbacks, dict) else ():
+        if not (str(key).startswith("ModelCheckpoint") and isinstance(state, dict) and state.get("monitor")):
+            continue
+        score = _own_score(path, tree, state)
+        if score is not None:
+            mode = re.search(r"'mode': '(min|max)'", str(key))
+            return Candidate(path, step, state["monitor"], mode.group(1) if mode else "min", score)
+    return Candidate(path, step)
+
+
+def _own_score(path: Path, tree: dict[Any, Any], state: dict[str, Any]) -> float | None:
+    """The score ModelCheckpoint recorded for this very file.
+
+    ``best_k_models`` maps file names to scores, and the newest entry is the file itself. A file under another
+    name (``last.ckpt``, a renamed copy) is not in it. Its ``current_score`` may be that of an earlier epoch:
+    it is this file's own only if the early stopping beside it says that this was the best epoch.
+    """
+    for name, score in (state.get("best_k_models") or {}).items():
+        if os.path.basename(str(name)) == path.name:
+            return _number(score)
+    for key, other in tree["callbacks"].items():
+        same = str(key).startswith("EarlyStopping") and f"'{state['monitor']}'" in str(key)
+        if same and isinstance(other, dict) and other.get("wait_count") == 0:
+            return _number(other.get("best_score"))
+    return None
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value.item() if hasattr(value, "item") else value)
+    except (TypeError, ValueError, CheckpointError):
+        return None

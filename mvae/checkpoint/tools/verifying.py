@@ -1,0 +1,231 @@
+"""Is a checkpoint whole? Its structure, and every checksum in it.
+
+`torch.load` never looks at the checksums that `torch.save` writes: a flipped bit in a weight loads, wrong, in silence.
+Here the whole file is read once, in blocks, at the speed of reading and a CRC-32.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from mvae.checkpoint.files.archive import Archive, Member
+from mvae.checkpoint.files.source import Input, Record, Source
+from mvae.checkpoint.formats.detect import Format, detect
+from mvae.checkpoint.formats.stream import Progress, Stream
+from mvae.checkpoint.inspection import CheckpointFile, inspect
+from mvae.errors import CheckpointError
+from mvae.text import printable, size
+
+_SHOWN = 20
+"""Damaged pieces that are listed, and tensors of each."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something that is not as it was written.
+
+    Attributes:
+        where: the piece of the file, such as `archive/data/3`, or `the file` for its structure.
+        what: one sentence.
+        tensors: names of the tensors whose values are wrong; empty if it is none, or if that cannot be told.
+    """
+
+    where: str
+    what: str
+    tensors: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        path, size, format: of the file.
+        checksums: True if the file has any.
+        checked: pieces that were compared with their checksums.
+        tensors: how many there are in the file; 0 if it could not be read.
+        damage: empty if all is well.
+        notes: what could not be checked, one sentence each.
+    """
+
+    path: str
+    size: int
+    format: str
+    checksums: bool = False
+    checked: int = 0
+    tensors: int = 0
+    damage: list[Damage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """True if nothing is wrong, as far as the file allows to say."""
+        return not self.damage
+
+    def to_dict(self) -> dict[str, Any]:
+        """path, size, format, ok, checksums, checked, tensors, damage and notes, as JSON takes them."""
+        return {
+            "path": self.path,
+            "size": self.size,
+            "format": self.format,
+            "ok": self.ok,
+            "checksums": self.checksums,
+            "checked": self.checked,
+            "tensors": self.tensors,
+            "damage": [{"where": d.where, "what": d.what, "tensors": d.tensors} for d in self.damage],
+            "notes": self.notes,
+        }
+
+    def __str__(self) -> str:
+        name = printable(self.path)
+        if self.damage:
+            lines = [f"{name}: damaged"]
+        elif self.checksums:
+            lines = [f"{name}: all {self.checked:,} checksums right; {self.tensors:,} tensors, {size(self.size)}"]
+        else:
+            lines = [f"{name}: sound, but without checksums; {self.tensors:,} tensors, {size(self.size)}"]
+        for damage in self.damage[:_SHOWN]:
+            lines.append(f"  {printable(damage.where)}: {damage.what}")
+            lines += [f"    {printable(tensor)}" for tensor in damage.tensors[:_SHOWN]]
+            if len(damage.tensors) > _SHOWN:
+                lines.append(f"    … {len(damage.tensors) - _SHOWN:,} more")
+        if len(self.damage) > _SHOWN:
+            lines.append(f"  … {len(self.damage) - _SHOWN:,} more; all of them with --json")
+        return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+
+def verify(path: Input, progress: Progress | None = None) -> Verification:
+    """Check the structure of a checkpoint and every checksum in it.
+
+    Args:
+        path: a file, the folder of a sharded checkpoint, or the bytes of a file.
+        progress: told how many bytes were read.
+
+    Raises:
+        CheckpointError: no such file, or one that is no checkpoint at all. Damage is no error: it is the answer.
+    """
+    try:
+        file = inspect(path)
+    except CheckpointError as error:
+        return _broken(path, error, progress)
+    found = Verification(file.path, file.size, str(file.format), tensors=len(file.tensors))
+    if file.contents.archive is not None:
+        _check_headers(found, file.contents.archive)
+    _check_records(found, file.contents.records, _names_by_record(file), progress)
+    if not found.checksums:
+        found.notes.append(_NO_CHECKSUMS.get(file.format, "It was saved without checksums: changed bytes do not show."))
+    _check_gaps(found, file)
+    return found
+
+
+_NO_CHECKSUMS = {
+    Format.LEGACY: "PyTorch's old format has no checksums: changed bytes do not show.",
+    Format.PICKLE: "A plain pickle has no checksums: changed bytes do not show.",
+    Format.SAFETENSORS: "safetensors has no checksums: changed bytes do not show.",
+}
+
+
+def _broken(path: Input, error: CheckpointError, progress: Progress | None) -> Verification:
+    """A file that cannot be read as a whole: if it is a zip with its directory, its checksums say what is damaged.
+
+    Raises:
+        CheckpointError: it is no checkpoint, so there is nothing to say about damage.
+    """
+    if isinstance(path, (str, os.PathLike)) and os.path.isfile(os.path.join(path, ".metadata")):
+        folder = os.fspath(path)
+        return Verification(folder, 0, str(Format.SHARDED), damage=[Damage("the folder", str(error))])
+    source = Source.open(path)  # raises again if it is not there, or a folder
+    kind = detect(source)  # raises again if it is something else altogether
+    found = Verification(source.name, source.size, str(kind))
+    if kind is Format.ZIP:
+        try:
+            archive = Archive(source)
+        except CheckpointError:
+            pass
+        else:
+            if archive.get("data.pkl") is None:
+                raise error
+            _check_records(found, list(archive.members.values()), {}, progress)
+    found.damage.insert(0, Damage("the file", str(error)))
+    return found
+
+
+def _names_by_record(file: CheckpointFile) -> dict[int, list[str]]:
+    """The names of the tensors whose values lie in a record, by its identity."""
+    names: dict[int, list[str]] = {}
+    for entry in file.tensors:
+        storage = entry.tensor.storage
+        if storage is not None and storage.record is not None:
+            names.setdefault(id(storage.record), []).append(entry.name)
+    return names
+
+
+def _check_records(
+    found: Verification, records: list[Record], names: dict[int, list[str]], progress: Progress | None
+) -> None:
+    found.checksums = any(record.crc32 for record in records)
+    if not found.checksums:
+        return
+    checked = [record for record in records if record.crc32 is not None]
+    with Stream(progress) as stream:
+        for record in checked:
+            what = _difference(stream, record)
+            if what:
+                found.damage.append(Damage(record.name, what, names.get(id(record), [])))
+    found.checked = len(checked)
+
+
+def _difference(stream: Stream, record: Record) -> str:
+    """What is wrong with a record; empty if nothing is."""
+    try:
+        crc32 = stream.crc32(record)
+    except CheckpointError as error:
+        return str(error)
+    if crc32 == record.crc32:
+        return ""
+    return (
+        f"its {record.size:,} bytes are not those that were written (CRC-32 {crc32:08x}, should be {record.crc32:08x})."
+    )
+
+
+def _check_headers(found: Verification, archive: Archive) -> None:
+    """What a member's own header says must be what the directory says. PyTorch leaves it out, other zips do not."""
+    for member in archive.members.values():
+        if member.flags & 0x8:
+            continue
+        listed = (member.crc32, min(member.stored, 0xFFFFFFFF), min(member.size, 0xFFFFFFFF))
+        if _header_fields(archive, member) != listed:
+            found.damage.append(Damage(member.name, "its header and the zip's directory contradict each other."))
+
+
+def _header_fields(archive: Archive, member: Member) -> tuple[int, int, int]:
+    raw = archive.source.data[member.header + 14 : member.header + 26]
+    crc32, stored, full = (int.from_bytes(raw[start : start + 4], "little") for start in (0, 4, 8))
+    return crc32, stored, full
+
+
+def _check_gaps(found: Verification, file: CheckpointFile) -> None:
+    """Bytes that belong to nothing: PyTorch and safetensors leave none."""
+    try:
+        budget = file.bytes
+    except CheckpointError as error:
+        found.damage.append(Damage("the file", str(error)))
+        return
+    left = budget.get(_GAPS.get(file.format, ""), 0)
+    if file.format is Format.LEGACY:  # in front of each storage stands its length
+        left -= 8 * sum(storage.record is not None for storage in file.contents.storages.values())
+    if left:
+        found.damage.append(
+            Damage("the file", f"{left:,} bytes in it belong to nothing: it was cut, joined or changed.")
+        )
+
+
+_GAPS = {
+    Format.ZIP: "not accounted for",
+    Format.TORCHSCRIPT: "not accounted for",
+    Format.SAFETENSORS: "padding",
+    Format.LEGACY: "bookkeeping",
+}
+"""The heading of the byte budget under which such bytes are counted."""

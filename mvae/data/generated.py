@@ -1,0 +1,58 @@
+"""Made-up interactions with real structure, for when there is no network or a size no set has."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from mvae.data.interactions import Interactions
+from mvae.errors import DataError
+
+
+def synthetic(
+    num_users: int = 1_000,
+    num_items: int = 500,
+    *,
+    interactions_per_user: float = 40.0,
+    num_tastes: int = 12,
+    seed: int = 0,
+) -> Interactions:
+    """Draw users who like items, deterministically: the same arguments give the same matrix.
+
+    Items have a long-tailed popularity (Zipf) and belong to ``num_tastes`` overlapping groups; every user mixes a
+    few groups. So popularity is a fair baseline, and a model that finds the groups beats it.
+
+    Args:
+        interactions_per_user: the mean number of items a user likes; the numbers vary as they do in real sets
+            (log-normal), between 5 and half of the items.
+
+    Raises:
+        DataError: fewer than 1 user, fewer than 10 items, or more interactions than half of the items.
+    """
+    if num_users < 1 or num_items < 10 or not 5 <= interactions_per_user <= num_items / 2:
+        raise DataError(
+            f"synthetic({num_users=}, {num_items=}, {interactions_per_user=}): expected at least 1 user, at least "
+            "10 items, and between 5 and num_items / 2 interactions per user."
+        )
+    rng = np.random.default_rng(seed)
+    popularity = 1.0 / (np.arange(num_items) + 10.0)
+    rng.shuffle(popularity)
+    affinity = rng.gamma(0.1, size=(num_tastes, num_items)) * popularity
+    affinity /= affinity.sum(axis=1, keepdims=True)
+
+    sigma = 0.8
+    counts = rng.lognormal(np.log(interactions_per_user) - sigma**2 / 2, sigma, size=num_users)
+    counts = np.clip(np.round(counts), 5, num_items // 2).astype(np.int64)
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    indices = np.empty(indptr[-1], dtype=np.int32)
+    for start in range(0, num_users, 1024):  # in blocks: the scores of all users at once would not fit in memory
+        stop = min(start + 1024, num_users)
+        mixture = rng.dirichlet(np.full(num_tastes, 0.1), size=stop - start)
+        # Gumbel top-k: the k largest of (log p + Gumbel noise) are k draws without replacement from p.
+        keys = np.log(mixture @ affinity + 0.1 * popularity / popularity.sum())
+        keys += rng.gumbel(size=keys.shape)
+        order = np.argsort(-keys, axis=1)
+        for row in range(start, stop):
+            indices[indptr[row] : indptr[row + 1]] = np.sort(order[row - start, : counts[row]])
+    matrix = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=(num_users, num_items))
+    return Interactions(matrix, user_ids=list(range(num_users)), item_ids=list(range(num_items)))
