@@ -41,10 +41,11 @@ course: data  ## run every lesson without a screen, into build/course/
 
 test: data lint unit lessons  ## everything CI checks: ruff, mypy, pytest, pytest --nbval
 
-lint: $(READY)  ## ruff and mypy only
+lint: $(READY)  ## ruff, mypy and the one-way doors only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 unit: data  ## the tests without the lessons
 	$(BIN)/python -m pytest
@@ -63,4 +64,4 @@ bench-checkpoint: $(READY)  ## the checkpoint tools: time, memory, kills and res
 	$(BIN)/python -m benchmarks.checkpoint_save
 
 clean:  ## remove the environment and what was made; fetched data stays
-	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache *.egg-info

@@ -1,7 +1,7 @@
 """The public names of the package, each once: see `mvae._lazy`."""
 
 from mvae.checkpoint.drawing.figure import byte_budget_figure as byte_budget_figure
-from mvae.checkpoint.formats.reading import Contents as Contents
+from mvae.checkpoint.formats.contents import Contents as Contents
 from mvae.checkpoint.formats.reading import read as read
 from mvae.checkpoint.inspection import CheckpointFile as CheckpointFile
 from mvae.checkpoint.inspection import inspect as inspect
@@ -9,8 +9,8 @@ from mvae.checkpoint.pickled.values import Global as Global
 from mvae.checkpoint.pickled.values import Object as Object
 from mvae.checkpoint.pickled.values import Storage as Storage
 from mvae.checkpoint.pickled.values import Tensor as Tensor
-from mvae.checkpoint.tools.comparing import Difference as Difference
 from mvae.checkpoint.tools.comparing import diff as diff
+from mvae.checkpoint.tools.difference import Difference as Difference
 from mvae.checkpoint.tools.exporting import Export as Export
 from mvae.checkpoint.tools.exporting import export as export
 from mvae.checkpoint.tools.latest import get_latest_checkpoint as get_latest_checkpoint

@@ -57,7 +57,7 @@ def diff_command(
     2 cannot be read.
     """
     from mvae.checkpoint.tools.comparing import diff
-    from mvae.checkpoint.tools.comparison_text import lines
+    from mvae.checkpoint.tools.difference import lines
 
     if a == b == "-":
         raise CheckpointError("standard input can be one of the two, not both.")

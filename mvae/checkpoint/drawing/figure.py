@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from mvae.text import printable, size
 
 if TYPE_CHECKING:
-    from mvae.checkpoint.inspection import CheckpointFile
+    from mvae.checkpoint.report.report import Report
 
 
-def byte_budget_figure(file: CheckpointFile, ax: Any = None, limit: int = 10) -> Any:
+def byte_budget_figure(file: Report, ax: Any = None, limit: int = 10) -> Any:
     """Where the bytes of a checkpoint are: one bar for each heading, longest first.
 
     Args:

@@ -14,7 +14,7 @@ from mvae.checkpoint.drawing.terminal import fact_nodes, safety_nodes
 from mvae.text import printable, size
 
 if TYPE_CHECKING:
-    from mvae.checkpoint.inspection import CheckpointFile
+    from mvae.checkpoint.report.report import Report
 
 _STYLE = """
 .mvae-ckpt{font:13px/1.5 ui-monospace,Menlo,Consolas,monospace;color:inherit}
@@ -30,7 +30,7 @@ _STYLE = """
 """
 
 
-def page(file: CheckpointFile, depth: int = 5) -> str:
+def page(file: Report, depth: int = 5) -> str:
     """The checkpoint as HTML: its tree, where its bytes are, what follows, and whether it is safe."""
     head = f"<b>{_safe(file.path)}</b> <span class=v>{_safe(str(file.format))}, {size(file.size)}</span>"
     parts = [f"<style>{_STYLE}</style><div class=mvae-ckpt><div class=leaf>{head}</div>"]
@@ -57,7 +57,7 @@ def _details(summary: str, inside: str, style: str = "", open_: bool = False) ->
     return f"<details class='{style}'{' open' if open_ else ''}><summary>{summary}</summary>{inside}</details>"
 
 
-def _bytes(file: CheckpointFile) -> str:
+def _bytes(file: Report) -> str:
     rows = []
     for section, count in file.bytes.items():
         bar = f"<span class=bar style='width:{12 * count / file.size:.2f}em'></span>"

@@ -23,7 +23,7 @@ from mvae.checkpoint.pickled.walk import children, count, is_leaf
 from mvae.text import printable, size
 
 if TYPE_CHECKING:
-    from mvae.checkpoint.inspection import CheckpointFile
+    from mvae.checkpoint.report.report import Report
 
 MAX_LINE = 96
 """Letters of a value that a line shows; a container that fits is written in one line."""
@@ -59,7 +59,7 @@ class Outline:
         everything: unfold all levels, and long containers too.
     """
 
-    def __init__(self, file: CheckpointFile, depth: int = 2, everything: bool = False) -> None:
+    def __init__(self, file: Report, depth: int = 2, everything: bool = False) -> None:
         self.file = file
         self.depth = _MAX_DEPTH if everything else min(depth, _MAX_DEPTH)
         self.left = sys.maxsize if everything else MAX_NODES

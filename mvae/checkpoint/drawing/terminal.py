@@ -6,20 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from mvae.checkpoint.drawing.outline import MAX_LINE, Node, Outline, more
 from mvae.checkpoint.pickled.machine import collector_held_off
-from mvae.checkpoint.tools.comparing import has_checksums
 from mvae.text import printable, size
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from mvae.checkpoint.inspection import CheckpointFile
+    from mvae.checkpoint.report.report import Report
     from mvae.checkpoint.report.safety import Refusal
 
 STYLES = {"key": "bold", "tensor": "cyan", "foreign": "yellow", "danger": "bold red", "more": "dim"}
 _BAR = 24
 
 
-def rich_tree(file: CheckpointFile, depth: int = 2, everything: bool = False) -> Tree:
+def rich_tree(file: Report, depth: int = 2, everything: bool = False) -> Tree:
     """The checkpoint as a `rich` tree: what is in it, where its bytes are, what follows, and whether it is safe.
 
     Args:
@@ -54,7 +53,7 @@ def _grow(tree: Tree, nodes: list[Node], style: str | None = None) -> None:
         _grow(tree.add(line), node.children)
 
 
-def _bytes(file: CheckpointFile) -> list[Node]:
+def _bytes(file: Report) -> list[Node]:
     """The byte budget, one line a heading, with a bar in proportion."""
     found = []
     for section, count in file.bytes.items():
@@ -64,7 +63,7 @@ def _bytes(file: CheckpointFile) -> list[Node]:
     return [*found, Node("sum", f"{sum(file.bytes.values()):>15,}  = the file's size", "more")]
 
 
-def fact_nodes(file: CheckpointFile, with_sources: bool = True) -> list[Node]:
+def fact_nodes(file: Report, with_sources: bool = True) -> list[Node]:
     """Each fact, and below it the values it follows from."""
     found = []
     for fact in file.facts:
@@ -74,15 +73,15 @@ def fact_nodes(file: CheckpointFile, with_sources: bool = True) -> list[Node]:
     return found
 
 
-def safety_nodes(file: CheckpointFile, everything: bool = False) -> list[Node]:
+def safety_nodes(file: Report, everything: bool = False) -> list[Node]:
     """What `torch.load` would say to the file, what in it reaches for the system, and what was not looked at."""
     found = _verdict(file, everything)
-    if has_checksums(file.contents):
+    if file.contents.has_checksums:
         found.append(Node("checksums were not checked; `mvae verify` does.", style="more"))
     return found
 
 
-def _verdict(file: CheckpointFile, everything: bool) -> list[Node]:
+def _verdict(file: Report, everything: bool) -> list[Node]:
     safety = file.safety
     if safety.weights_only:
         if file.contents.trace is None:
@@ -124,7 +123,7 @@ def _folded(nodes: list[Node], everything: bool, limit: int = 20) -> list[Node]:
     return [*nodes[:limit], more(len(nodes) - limit)]
 
 
-def print_tree(file: CheckpointFile, depth: int = 2, console: Any = None, everything: bool = False) -> None:
+def print_tree(file: Report, depth: int = 2, console: Any = None, everything: bool = False) -> None:
     """Print the tree, in colour where the terminal has it."""
     from rich.console import Console
 

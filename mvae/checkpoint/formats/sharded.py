@@ -13,8 +13,9 @@ import os
 from typing import Any
 
 from mvae.checkpoint.files.source import Record, Source
+from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.detect import Format
-from mvae.checkpoint.formats.reading import Contents, read_source
+from mvae.checkpoint.formats.one_file import read_source
 from mvae.checkpoint.pickled.machine import Limits, Trace
 from mvae.checkpoint.pickled.rebuild import dtype_name
 from mvae.checkpoint.pickled.values import Object, Tensor

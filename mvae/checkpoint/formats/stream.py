@@ -15,9 +15,8 @@ from types import TracebackType
 from typing import BinaryIO
 
 from mvae.checkpoint.files.source import STORED, Record, Source
-from mvae.checkpoint.formats.reading import contiguous
 from mvae.checkpoint.pickled import dtypes
-from mvae.checkpoint.pickled.values import Storage, Tensor
+from mvae.checkpoint.pickled.values import Storage, Tensor, contiguous
 from mvae.errors import CheckpointError
 
 BLOCK = 1 << 20

@@ -12,10 +12,19 @@ from collections.abc import Hashable
 from typing import Any
 
 from mvae.checkpoint.files.source import Record, Source
-from mvae.checkpoint.formats.reading import contiguous
 from mvae.checkpoint.pickled import dtypes
 from mvae.checkpoint.pickled.meaning import meaning
-from mvae.checkpoint.pickled.values import Blob, Global, NumpyArray, NumpyDtype, NumpyScalar, Object, Storage, Tensor
+from mvae.checkpoint.pickled.values import (
+    Blob,
+    Global,
+    NumpyArray,
+    NumpyDtype,
+    NumpyScalar,
+    Object,
+    Storage,
+    Tensor,
+    contiguous,
+)
 from mvae.errors import CheckpointError
 from mvae.text import jsonable
 

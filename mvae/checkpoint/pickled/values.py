@@ -393,3 +393,12 @@ class Blob:
 
     def __repr__(self) -> str:
         return f"<{'bytes' if self.encoding is None or self.latin else 'text'}: {len(self):,} bytes in the file>"
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The stride of a tensor whose elements lie in order, in elements."""
+    stride, step = [], 1
+    for length in reversed(shape):
+        stride.append(step)
+        step *= max(length, 1)
+    return tuple(reversed(stride))

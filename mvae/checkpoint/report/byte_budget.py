@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mvae.checkpoint.files.archive import Member
 from mvae.checkpoint.files.source import Record
+from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.detect import Format
-from mvae.checkpoint.formats.reading import Contents
 from mvae.checkpoint.pickled.values import ObjectDict, Storage, Tensor
 from mvae.checkpoint.pickled.walk import Path
 from mvae.checkpoint.report.optimizers import kind, optimizer_states

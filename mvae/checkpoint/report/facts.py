@@ -11,18 +11,17 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.detect import Format
 from mvae.checkpoint.pickled.meaning import meaning
 from mvae.checkpoint.pickled.values import Object, Tensor
 from mvae.checkpoint.report import optimizers
 from mvae.checkpoint.report.byte_budget import WEIGHTS_KEYS, Sections
+from mvae.checkpoint.report.entries import TensorEntry
 from mvae.errors import CheckpointError
 from mvae.text import jsonable
-
-if TYPE_CHECKING:
-    from mvae.checkpoint.inspection import CheckpointFile
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,16 @@ class Fact:
         return {name: jsonable(part) for name, part in found.items()}
 
 
-def derive(file: CheckpointFile) -> list[Fact]:
-    """Every fact that follows from a checkpoint."""
+def derive(contents: Contents, tensors: list[TensorEntry], batch_size: int | None = None) -> list[Fact]:
+    """Every fact that follows from a checkpoint.
+
+    Args:
+        contents: the checkpoint.
+        tensors: those in it.
+        batch_size: of the training, if the file does not say.
+    """
     facts: list[Fact] = []
-    run = Run(file)
+    run = Run(contents, tensors, batch_size)
     for rule in RULES:
         try:
             facts.extend(rule(run))
@@ -62,12 +67,14 @@ def derive(file: CheckpointFile) -> list[Fact]:
 class Run:
     """A checkpoint, with the places that the rules look at."""
 
-    def __init__(self, file: CheckpointFile) -> None:
-        self.file = file
-        self.tree: dict[Any, Any] = file.tree if isinstance(file.tree, dict) else {}
+    def __init__(self, contents: Contents, tensors: list[TensorEntry], batch_size: int | None) -> None:
+        self.file = contents
+        self.tensors = tensors
+        self.batch_size = batch_size
+        self.tree: dict[Any, Any] = contents.tree if isinstance(contents.tree, dict) else {}
         self.optimizers = list(optimizers.optimizer_states(self.tree))
-        of = Sections(file.tree).of
-        self.weights = [entry for entry in file.tensors if of(entry.path) == "weights"]
+        of = Sections(contents.tree).of
+        self.weights = [entry for entry in tensors if of(entry.path) == "weights"]
 
     def get(self, *path: Any) -> Any:
         """The value at a path, or None. A tensor or numpy number with one element comes as a plain number."""
@@ -197,8 +204,8 @@ def training_examples(run: Run) -> Iterator[Fact]:
         return
     batches, source = found
     stored = run.setting("batch_size", "train_batch_size", "per_device_train_batch_size")
-    if run.file.batch_size is not None:
-        size, source = run.file.batch_size, {**source, "batch size given": run.file.batch_size}
+    if run.batch_size is not None:
+        size, source = run.batch_size, {**source, "batch size given": run.batch_size}
     elif stored is not None:
         size, source = stored[1], {**source, stored[0]: stored[1]}
     else:
@@ -408,7 +415,7 @@ def oversized(run: Run) -> Iterator[Fact]:
     """Storages of which the tensors show only a part: `torch.save` writes the whole storage behind a view."""
     used: dict[int, int] = {}
     storages = {}
-    for entry in run.file.tensors:
+    for entry in run.tensors:
         storage = entry.tensor.storage
         if storage is not None and storage.record is not None:
             key = id(storage)
@@ -501,7 +508,7 @@ def _random_states(run: Run) -> list[str]:
     """Names of what looks like the state of a random generator."""
     found = [
         entry.name
-        for entry in run.file.tensors
+        for entry in run.tensors
         if (entry.tensor.dtype, entry.tensor.shape) == ("uint8", (_GENERATOR_BYTES,))
     ]
     return found[:5]

@@ -12,8 +12,8 @@ import pickle
 from dataclasses import dataclass, field
 from typing import Any
 
+from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.detect import Format
-from mvae.checkpoint.formats.reading import Contents
 from mvae.checkpoint.pickled.dtypes import ITEMSIZE
 from mvae.checkpoint.pickled.values import Global
 

@@ -14,114 +14,18 @@ checksums, bytes are compared.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
 from mvae.checkpoint.files.source import Input, Record
 from mvae.checkpoint.formats.pieces import joined
-from mvae.checkpoint.formats.reading import Contents
 from mvae.checkpoint.formats.stream import Progress, Stream, is_contiguous
-from mvae.checkpoint.inspection import CheckpointFile, TensorEntry, inspect
+from mvae.checkpoint.inspection import CheckpointFile, inspect
 from mvae.checkpoint.pickled.values import Tensor
-from mvae.checkpoint.tools.amounts import Amount, measure
+from mvae.checkpoint.report.entries import TensorEntry
+from mvae.checkpoint.tools.difference import Difference, TensorChange
 from mvae.checkpoint.tools.prefixes import pair_by_prefix
-from mvae.checkpoint.tools.value_changes import ValueChange, value_changes
-
-
-class TensorChange:
-    """A tensor that is in both files and not the same.
-
-    Attributes:
-        name: in the first file.
-        a, b: the tensor in each.
-    """
-
-    def __init__(self, name: str, a: Tensor, b: Tensor, progress: Progress | None = None) -> None:
-        self.name = name
-        self.a = a
-        self.b = b
-        self._progress = progress
-
-    @cached_property
-    def amount(self) -> Amount | None:
-        """By how much, read from both files when this is first asked for; None if the shapes differ, or if the elements
-        are no numbers.
-
-        Raises:
-            CheckpointError: the bytes cannot be read.
-        """
-        return measure(self.a, self.b, self._progress)
-
-    def to_dict(self) -> dict[str, Any]:
-        """name, dtype and shape in both files, and the amount, as JSON takes them."""
-        return {
-            "name": self.name,
-            "dtype": [self.a.dtype, self.b.dtype],
-            "shape": [list(self.a.shape), list(self.b.shape)],
-            "amount": self.amount.to_dict() if self.amount is not None else None,
-        }
-
-
-@dataclass
-class Difference:
-    """What `diff` found.
-
-    Attributes:
-        a, b: the two checkpoints.
-        values: plain values that differ.
-        equal: how many tensors are the same in both.
-        changed: tensors that are not.
-        only_a, only_b: tensors that one file has and the other lacks.
-        renamed: pairs of names under which the files have the same tensor.
-        prefixes: (prefix in a, prefix in b, tensors): names that differ in the prefix alone were compared.
-        reordered: True if the tensors stand in another order, which no loader minds.
-        by_bytes: how many tensors had to be read to be compared.
-        by_checksums: how many are taken for the same because the checksums stored in the files are; no data was read.
-    """
-
-    a: CheckpointFile
-    b: CheckpointFile
-    values: list[ValueChange] = field(default_factory=list)
-    equal: int = 0
-    changed: list[TensorChange] = field(default_factory=list)
-    only_a: list[TensorEntry] = field(default_factory=list)
-    only_b: list[TensorEntry] = field(default_factory=list)
-    renamed: list[tuple[str, str]] = field(default_factory=list)
-    prefixes: list[tuple[str, str, int]] = field(default_factory=list)
-    reordered: bool = False
-    by_bytes: int = 0
-    by_checksums: int = 0
-
-    @property
-    def same(self) -> bool:
-        """True if every value and every tensor is in both files, under the same name and equal."""
-        return not (self.values or self.changed or self.only_a or self.only_b or self.renamed or self.prefixes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON takes it; reads the tensors that changed."""
-        return {
-            "a": self.a.path,
-            "b": self.b.path,
-            "same": self.same,
-            "values": [change.to_dict() for change in self.values],
-            "tensors": {
-                "equal": self.equal,
-                "equal_by_stored_checksums": self.by_checksums,
-                "changed": [change.to_dict() for change in self.changed],
-                "only_a": [entry.to_dict() for entry in self.only_a],
-                "only_b": [entry.to_dict() for entry in self.only_b],
-                "renamed": [list(pair) for pair in self.renamed],
-                "prefixes": [{"a": a, "b": b, "tensors": count} for a, b, count in self.prefixes],
-                "reordered": self.reordered,
-            },
-        }
-
-    def __str__(self) -> str:
-        from mvae.checkpoint.tools.comparison_text import text
-
-        return text(self)
+from mvae.checkpoint.tools.value_changes import value_changes
 
 
 def diff(a: Input | CheckpointFile, b: Input | CheckpointFile, progress: Progress | None = None) -> Difference:
@@ -168,7 +72,7 @@ def _whole(file: CheckpointFile) -> list[TensorEntry]:
 
 
 def _compare(found: Difference, pairs: list[tuple[TensorEntry, TensorEntry]], progress: Progress | None) -> None:
-    checksums = has_checksums(found.a.contents) and has_checksums(found.b.contents)
+    checksums = found.a.contents.has_checksums and found.b.contents.has_checksums
     with Stream(progress) as stream_a, Stream(progress) as stream_b:
         for a, b in pairs:
             same = compare_checksums(a.tensor, b.tensor, checksums)
@@ -180,11 +84,6 @@ def _compare(found: Difference, pairs: list[tuple[TensorEntry, TensorEntry]], pr
                 found.equal += 1
             else:
                 found.changed.append(TensorChange(a.name, a.tensor, b.tensor, progress))
-
-
-def has_checksums(contents: Contents) -> bool:
-    """False for files saved without: every CRC-32 is then zero."""
-    return any(record.crc32 for record in contents.records)
 
 
 def compare_checksums(a: Tensor, b: Tensor, checksums: bool) -> bool | None:

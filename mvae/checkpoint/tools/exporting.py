@@ -16,13 +16,12 @@ from typing import Any, BinaryIO
 from mvae.checkpoint.files.source import Input
 from mvae.checkpoint.formats.detect import Format
 from mvae.checkpoint.formats.pieces import blocks
-from mvae.checkpoint.formats.reading import contiguous
 from mvae.checkpoint.formats.safetensors_writer import write_safetensors
 from mvae.checkpoint.formats.stream import Progress, Stream
 from mvae.checkpoint.formats.zip_writer import Output, output, refuse_to_overwrite, write_checkpoint
 from mvae.checkpoint.inspection import CheckpointFile, inspect
 from mvae.checkpoint.pickled.plain import to_json
-from mvae.checkpoint.pickled.values import Storage, Tensor
+from mvae.checkpoint.pickled.values import Storage, Tensor, contiguous
 from mvae.checkpoint.pickled.walk import Path, walk
 from mvae.checkpoint.pickled.writer import Pickler, Replaced, Stored
 from mvae.checkpoint.report.optimizers import is_optimizer_state

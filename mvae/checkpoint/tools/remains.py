@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from mvae.checkpoint.files.archive import Archive
 from mvae.checkpoint.files.source import Record, Source
 from mvae.checkpoint.formats.broken_zip import Headers, Member, directory_records, inner_name
+from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.detect import Format, detect
-from mvae.checkpoint.formats.reading import Contents, make_storage, read_source
+from mvae.checkpoint.formats.one_file import make_storage, read_source
 from mvae.checkpoint.formats.stream import Progress, Stream
 from mvae.checkpoint.pickled.machine import Unpickler
 from mvae.checkpoint.pickled.values import Storage

@@ -16,10 +16,11 @@ from mvae.checkpoint.files.source import Input, Source
 from mvae.checkpoint.formats.detect import Format
 from mvae.checkpoint.formats.stream import Progress, Stream
 from mvae.checkpoint.formats.zip_writer import Output, output, refuse_to_overwrite, write_checkpoint
-from mvae.checkpoint.inspection import CheckpointFile, TensorEntry
 from mvae.checkpoint.pickled.values import Storage, Tensor
 from mvae.checkpoint.pickled.writer import Pickler, Replaced
 from mvae.checkpoint.report.byte_budget import Sections, of_weights
+from mvae.checkpoint.report.entries import TensorEntry
+from mvae.checkpoint.report.report import Report
 from mvae.checkpoint.tools.remains import Remains, find_remains
 from mvae.errors import CheckpointError
 from mvae.text import printable, size
@@ -179,7 +180,7 @@ def _sort(found: Salvage, remains: Remains) -> None:
     there, kept, places = Counter[str](), Counter[str](), Counter[str]()
     unchecked = set(remains.unchecked)
     optimizer_lost = False
-    for entry in CheckpointFile(remains.contents).tensors:
+    for entry in Report(remains.contents).tensors:
         heading = headings.of(entry.path)
         place = ".".join(map(str, headings.place(entry.path)))
         there[heading] += 1

@@ -1,0 +1,47 @@
+"""What every format is read into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mvae.checkpoint.files.archive import Archive
+from mvae.checkpoint.files.source import Record
+from mvae.checkpoint.formats.detect import Format
+from mvae.checkpoint.pickled.machine import Trace
+from mvae.checkpoint.pickled.values import Storage
+
+
+@dataclass
+class Contents:
+    """Everything a checkpoint holds.
+
+    Attributes:
+        path: as given.
+        size: bytes; of a folder, of all its files.
+        format: which kind of file it is.
+        tree: the checkpoint, usually a dict: plain Python values, `Tensor`s and inert placeholders
+            (`mvae.checkpoint.pickled.values`).
+        storages: by key; where the bytes of the tensors are.
+        trace: what the pickle would import and do; None for safetensors.
+        records: the pieces of the file, in the file's order: zip members, or pickles and raw storages.
+        pickles: the records that are pickles.
+        archive: the zip, if it is one.
+        metadata: free text that a safetensors file carries.
+    """
+
+    path: str
+    size: int
+    format: Format
+    tree: Any = None
+    storages: dict[str, Storage] = field(default_factory=dict)
+    trace: Trace | None = None
+    records: list[Record] = field(default_factory=list)
+    pickles: list[Record] = field(default_factory=list)
+    archive: Archive | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def has_checksums(self) -> bool:
+        """False for formats without, and for files saved with `compute_crc32=False`: every CRC-32 is then zero."""
+        return any(record.crc32 for record in self.records)

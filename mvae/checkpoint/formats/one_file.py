@@ -1,0 +1,226 @@
+"""From one file to a plain tree, for each of the formats that are one file. Nothing in it is imported or called."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mvae.checkpoint.files.archive import Archive
+from mvae.checkpoint.files.source import Record, Source
+from mvae.checkpoint.formats.contents import Contents
+from mvae.checkpoint.formats.detect import Format, detect
+from mvae.checkpoint.pickled import dtypes, rebuild
+from mvae.checkpoint.pickled.machine import DEFAULT_LIMITS, Limits, Trace, Unpickler
+from mvae.checkpoint.pickled.values import Global, Storage, Tensor, contiguous
+from mvae.errors import SALVAGE, CheckpointError
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+def read_source(source: Source, limits: Limits = DEFAULT_LIMITS, contents: Contents | None = None) -> Contents:
+    """`read`, for a file that is open already.
+
+    Args:
+        contents: filled in and returned; if there is an error, it has what came before that.
+    """
+    readers = {
+        Format.ZIP: _read_zip,
+        Format.LEGACY: _read_legacy,
+        Format.SAFETENSORS: _read_safetensors,
+        Format.PICKLE: _read_pickle,
+    }
+    kind = detect(source)
+    contents = contents or Contents(source.name, source.size, kind)
+    return readers[kind](source, contents, limits)
+
+
+def make_storage(pid: Any, known: dict[str, Storage]) -> Storage:
+    """The storage a persistent id stands for: `("storage", torch.FloatStorage, key, location, numel)`.
+
+    The same key gives the same storage, as in PyTorch.
+
+    Raises:
+        CheckpointError: not the id of a storage.
+    """
+    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
+        raise CheckpointError(f"the pickle refers to {str(pid)[:80]}, which is not a storage. PyTorch writes no other.")
+    _, kind, key, location, numel = pid[:5]
+    dtype = dtypes.STORAGE.get(kind.name) if isinstance(kind, Global) else None
+    if isinstance(kind, Global) and kind.module == "torch" and dtype is None:
+        dtype = kind.name if kind.name in dtypes.ITEMSIZE else None
+    if dtype is None or type(numel) is not int or not 0 <= numel < 2**62 or type(key) not in (str, int):
+        raise CheckpointError(f"the pickle refers to a storage in a way PyTorch does not: {str(pid)[:120]}.")
+    key = str(key)
+    if key not in known:
+        known[key] = Storage(key, dtype, numel, location if isinstance(location, str) else "cpu")
+    return known[key]
+
+
+# --- the zip, since PyTorch 1.6
+
+
+def _read_zip(source: Source, contents: Contents, limits: Limits) -> Contents:
+    if source.name.endswith(".distcp"):
+        raise CheckpointError(f"{source.name} is one piece of a sharded checkpoint: inspect the folder it is in.")
+    archive = Archive(source)
+    pickle = archive.get("data.pkl")
+    if pickle is None:
+        raise CheckpointError(_not_a_checkpoint(archive))
+    if archive.get("constants.pkl") is not None:
+        contents.format = Format.TORCHSCRIPT
+    contents.archive = archive
+    contents.records = [*sorted(archive.members.values(), key=lambda member: member.header)]
+    contents.pickles = [pickle]
+    storages = contents.storages
+    unpickler = Unpickler(pickle.view(), lambda pid: make_storage(pid, storages), limits=limits)
+    contents.tree = unpickler.load()
+    contents.trace = unpickler.trace
+    _find_storages(archive, storages)
+    return contents
+
+
+def _find_storages(archive: Archive, storages: dict[str, Storage]) -> None:
+    """Give each storage its zip member."""
+    order = archive.byteorder()
+    for key, storage in storages.items():
+        if storage.location == "meta":
+            continue
+        record = archive.get(f"data/{key}")
+        if record is None:
+            raise CheckpointError(f"the pickle refers to 'data/{key}', and the zip has no such member.")
+        if record.size != storage.nbytes:
+            raise CheckpointError(
+                f"'data/{key}' is {record.size:,} bytes; its {storage.numel:,} elements of {storage.dtype} "
+                f"are {storage.nbytes:,}. The file was changed or is damaged."
+            )
+        storage.record = record
+        storage.byteorder = order
+
+
+def _not_a_checkpoint(archive: Archive) -> str:
+    name, names = archive.source.name, list(archive.members)
+    if any(member.endswith(("/model.json", "/archive_format")) for member in names):
+        return f"{name} is a zip that `torch.export` or `torch.package` wrote: a program, not a checkpoint."
+    shown = ", ".join(names[:4]) or "nothing"
+    return f"{name} is a zip file without a 'data.pkl', so not a checkpoint; it holds {shown}."
+
+
+# --- before PyTorch 1.6
+
+
+def _read_legacy(source: Source, contents: Contents, limits: Limits) -> Contents:
+    """Five pickles (magic number, version, machine, object, storage keys), then per key its length and its
+    bytes.
+    """
+    storages = contents.storages
+    contents.trace = trace = Trace()
+
+    def persistent(pid: Any) -> Any:
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":
+            trace.named_classes += 1
+            return pid[1]  # ("module", class, file it came from, its source code)
+        if isinstance(pid, tuple) and len(pid) == 6 and pid[5] is not None:
+            raise CheckpointError("a storage that is a view of another, as PyTorch 0.3 and older wrote, is not read.")
+        return make_storage(pid, storages)
+
+    position = 0
+    values = []
+    for name in ("magic number", "protocol version", "system information", "object", "storage keys"):
+        unpickler = Unpickler(source.data, persistent, position, limits)
+        values.append(unpickler.load())
+        contents.records.append(Record(source, name, position, unpickler.position - position))
+        position = unpickler.position
+        trace.add(unpickler.trace)
+    if values[0] != _MAGIC or values[1] != 1001:
+        raise CheckpointError(f"{source.name} starts like an old PyTorch file, but its version is {values[1]!r}.")
+    contents.pickles = list(contents.records)
+    contents.tree = values[3]
+    little = not isinstance(values[2], dict) or values[2].get("little_endian", True)
+    _place_storages(source, contents, values[4], position, "little" if little else "big")
+    return contents
+
+
+def _place_storages(source: Source, contents: Contents, keys: Any, position: int, order: str) -> None:
+    if not isinstance(keys, list):
+        raise CheckpointError("the list of storages in this old file is damaged.")
+    for key in map(str, keys):
+        storage = contents.storages.get(key)
+        if storage is None or storage.record is not None:
+            raise CheckpointError(
+                f"the file lists storage '{key[:40]}', which its pickle does not use, or lists it twice."
+            )
+        count = int.from_bytes(source.data[position : position + 8], "little")
+        left = source.size - position - 8
+        if count != storage.numel or storage.nbytes > left:
+            raise CheckpointError(
+                f"storage '{key}' should be {storage.nbytes:,} bytes and {max(left, 0):,} are left: the file "
+                f"is cut off or damaged.{SALVAGE}"
+            )
+        storage.record = Record(source, f"storage {key}", position + 8, storage.nbytes)
+        storage.byteorder = order
+        contents.records.append(storage.record)
+        position += 8 + storage.nbytes
+
+
+# --- the others
+
+
+def _read_pickle(source: Source, contents: Contents, limits: Limits) -> Contents:
+    unpickler = Unpickler(source.data, None, 0, limits)
+    try:
+        contents.tree = unpickler.load()
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{source.name} starts like a pickle and is not a checkpoint that can be read: {error}"
+        ) from None
+    contents.trace = unpickler.trace
+    contents.pickles = contents.records = [Record(source, "pickle", 0, unpickler.position)]
+    return contents
+
+
+_SAFETENSORS = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+
+
+def _read_safetensors(source: Source, contents: Contents, limits: Limits) -> Contents:
+    """A length, a JSON object that names every tensor with its type, shape and span, then their bytes."""
+    length = int.from_bytes(source.data[:8], "little")
+    if length > 100_000_000:
+        raise CheckpointError(f"the header claims {length:,} bytes; safetensors allows 100,000,000.")
+    try:
+        header = json.loads(bytes(source.data[8 : 8 + length]))
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{source.name} starts like safetensors and its header is not JSON.") from None
+    contents.metadata = header.pop("__metadata__", {})
+    contents.records = [Record(source, "header", 0, 8 + length)]
+    contents.tree = {}
+    for name, entry in header.items():
+        contents.tree[name] = _safetensor(source, contents, name, entry, 8 + length)
+    return contents
+
+
+def _safetensor(source: Source, contents: Contents, name: str, entry: Any, start: int) -> Tensor:
+    try:
+        dtype, shape = _SAFETENSORS[entry["dtype"]], tuple(entry["shape"])
+        first, last = entry["data_offsets"]
+        stride = contiguous(shape)
+        record = Record(source, name, start + first, last - first)
+        storage = Storage(name, dtype, record.size // dtypes.ITEMSIZE[dtype], "cpu")
+        rebuild.check_view(storage, dtype, shape, stride, 0)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"the header's entry for '{name[:80]}' is not what safetensors writes.") from None
+    if not 0 <= first <= last <= source.size - start:
+        raise CheckpointError(
+            f"'{name[:80]}' claims bytes past the end of the file: it is cut off or damaged.{SALVAGE}"
+        )
+    storage.record = record
+    contents.records.append(record)
+    contents.storages[name] = storage
+    return Tensor(dtype, shape, stride, 0, storage)

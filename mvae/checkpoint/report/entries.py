@@ -1,0 +1,47 @@
+"""The tensors of a checkpoint under their names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mvae.checkpoint.pickled.values import Tensor
+from mvae.checkpoint.pickled.walk import Path
+
+
+class TensorEntry:
+    """A tensor and its place in the checkpoint.
+
+    Attributes:
+        name: its path with dots, such as `optimizer_states.0.state.3.exp_avg`; unique in the file.
+        path: the keys and positions that lead to it.
+        tensor: what the file says about it.
+    """
+
+    __slots__ = ("name", "path", "tensor")
+
+    def __init__(self, name: str, path: Path, tensor: Tensor) -> None:
+        self.name = name
+        self.path = path
+        self.tensor = tensor
+
+    def to_dict(self) -> dict[str, Any]:
+        """name, dtype, shape, stride, bytes, offset, storage, crc32, as JSON takes them.
+
+        `bytes` is numel × bytes per element; `offset` is where its first element stands in the file, in bytes; `crc32`
+        belongs to the whole storage. The last three are null for a tensor without bytes in the file.
+        """
+        tensor = self.tensor
+        record = tensor.storage.record if tensor.storage else None
+        return {
+            "name": self.name,
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "stride": list(tensor.stride),
+            "bytes": tensor.nbytes,
+            "offset": tensor.file_offset,
+            "storage": tensor.storage.key if tensor.storage else None,
+            "crc32": record.crc32 if record else None,
+        }
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.tensor.dtype} {list(self.tensor.shape)}>"
