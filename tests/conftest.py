@@ -79,3 +79,11 @@ def trained(
 
     out: Path = tmp_path_factory.mktemp("trained")
     return fit(datamodule, tiny_model(), out=out, max_epochs=8, save_last=True)
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Name → path of a real checkpoint, made once: read them, change nothing in them."""
+    from real_files import make_zoo
+
+    return make_zoo(tmp_path_factory.mktemp("zoo"))
