@@ -1,0 +1,79 @@
+"""The house stays a house: one-way doors, rooms of a size to look round in, functions that fit on a screen."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAX_MODULES = 14
+MAX_LINES = 50
+
+WRONG_DOORS = {
+    "files/source.py": "from mvae.checkpoint.pickled import dtypes",
+    "pickled/machine.py": "from mvae.checkpoint.formats import contents",
+    "formats/reading.py": "from mvae.checkpoint.report import report",
+    "report/facts.py": "from mvae.checkpoint.drawing import outline",
+    "drawing/outline.py": "from mvae.checkpoint import inspection",
+    "tools/latest.py": "from mvae.checkpoint.with_torch import loading",
+    "tools/verifying.py": "import torch",
+}
+
+
+def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
+    program = "import sys; from importlinter.cli import lint_imports_command; lint_imports_command()"
+    command = [sys.executable, "-c", program, "--no-cache", "--no-logo"]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, env={"PYTHONPATH": str(root)}, check=False)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The package and its rules in another folder."""
+    shutil.copytree(ROOT / "mvae", tmp_path / "mvae", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_the_doors_are_one_way(copy: Path) -> None:
+    done = lint_imports(copy)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("room", "line"), WRONG_DOORS.items())
+def test_an_import_in_the_wrong_room_is_refused(copy: Path, room: str, line: str) -> None:
+    module = copy / "mvae/checkpoint" / room
+    module.write_text(module.read_text(encoding="utf-8") + f"\n{line}\n", encoding="utf-8")
+    done = lint_imports(copy)
+    assert done.returncode == 1
+    assert "BROKEN" in done.stdout
+
+
+def test_a_module_outside_the_rooms_is_refused(copy: Path) -> None:
+    (copy / "mvae/checkpoint/misc.py").write_text("", encoding="utf-8")
+    assert lint_imports(copy).returncode == 1
+
+
+def test_no_room_is_too_large_to_look_round_in() -> None:
+    for folder in {path.parent for path in (ROOT / "mvae").rglob("*.py")}:
+        assert len(list(folder.glob("*.py"))) <= MAX_MODULES, folder
+
+
+def test_no_module_has_the_name_of_something_its_package_offers() -> None:
+    """`import mvae.checkpoint.diff` would give a function or a module, depending on what came before it."""
+    for stub in (ROOT / "mvae").rglob("__init__.pyi"):
+        names = set(re.findall(r" as (\w+)$", stub.read_text(encoding="utf-8"), re.MULTILINE))
+        modules = {path.stem for path in stub.parent.iterdir()}
+        assert not names & modules
+
+
+def test_what_the_map_names_is_there() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:mvae|tests|notebooks|scripts|benchmarks|docs|data)/[\w/.]*)`", text)
+    assert len(paths) > 10
+    for path in paths:
+        assert (ROOT / path).exists(), path
