@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -91,7 +92,8 @@ def test_the_two_releases_of_lightning_that_were_malware_are_excluded() -> None:
 
 
 def test_the_package_and_its_metadata_have_one_version() -> None:
-    assert mvae.__version__ == PROJECT["version"]
+    assert PROJECT["dynamic"] == ["version"], "setuptools takes it from mvae.__version__"
+    assert mvae.__version__ == importlib.metadata.version("mvae")
 
 
 def test_the_command_is_installed_under_its_name() -> None:

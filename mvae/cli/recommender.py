@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
-from collections.abc import Hashable
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from mvae.cli.options import Parser, whole
 from mvae.errors import DataError
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Hashable
+
     import pandas as pd
     from rich.table import Table
 
@@ -24,93 +24,112 @@ if TYPE_CHECKING:
 EASE_MAX_ITEMS = 20_000
 
 
-def train(
-    data: Annotated[str, typer.Option(help="ml-100k, ml-1m … ml-32m, or a CSV or TSV file of ratings.")] = "ml-100k",
-    out: Annotated[Path, typer.Option(help="Folder for the checkpoint and history.csv.")] = Path("checkpoints"),
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Decides the split, the weights at the start and the dropout.")
-    ] = 0,
-    max_epochs: Annotated[int, typer.Option(min=1, help="Stop here at the latest.")] = 200,
-    patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs without a lower val_loss.")] = 20,
-    batch_size: Annotated[int, typer.Option(min=1, help="Users per training batch.")] = 128,
-    min_rating: Annotated[float, typer.Option(help="A rating of at least this is an interaction.")] = 4.0,
-    min_per_user: Annotated[int, typer.Option(min=2, help="Users with fewer interactions are left out.")] = 5,
-    val_users: Annotated[int | None, typer.Option(min=1, help="Users held out for validation. [default: 100]")] = None,
-    test_users: Annotated[int | None, typer.Option(min=1, help="Users held out for the test. [default: 200]")] = None,
-) -> None:
+def train_command(parser: Parser) -> int:
     """Train Mult-VAE, keep the best checkpoint, and compare it with Popularity and EASE."""
+    add, shown = parser.add_argument, " [default: %(default)s]"
+    add("--data", default="ml-100k", help="ml-100k, ml-1m … ml-32m, or a CSV or TSV file of ratings." + shown)
+    add("--out", type=Path, default=Path("checkpoints"), help="Folder for the checkpoint and history.csv." + shown)
+    seed = "Decides the split, the weights at the start and the dropout."
+    add("--seed", metavar="N", type=whole(0, 2**32 - 1), default=0, help=seed + shown)
+    add("--max-epochs", metavar="N", type=whole(1), default=200, help="Stop here at the latest." + shown)
+    patience = "Stop after so many epochs without a lower val_loss."
+    add("--patience", metavar="N", type=whole(1), default=20, help=patience + shown)
+    add("--batch-size", metavar="N", type=whole(1), default=128, help="Users per training batch." + shown)
+    rating = "A rating of at least this is an interaction."
+    add("--min-rating", metavar="R", type=float, default=4.0, help=rating + shown)
+    fewer = "Users with fewer interactions are left out."
+    add("--min-per-user", metavar="N", type=whole(2), default=5, help=fewer + shown)
+    add("--val-users", metavar="N", type=whole(1), help="Users held out for validation. [default: 100]")
+    add("--test-users", metavar="N", type=whole(1), help="Users held out for the test. [default: 200]")
+    _train(parser.options())
+    return 0
+
+
+def _train(options: Namespace) -> None:
     # Read when torch is first imported: threads that wait for each other sleep. By default they spin, and on a machine
     # that is busy with something else a training of seconds takes a minute.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-    from rich.console import Console
+    if options.out.exists() and not options.out.is_dir():
+        raise DataError(f"--out {options.out} is a file; expected a folder to save the checkpoint in.")
+    ratings = _ratings(options.data)
 
-    if out.exists() and not out.is_dir():
-        raise DataError(f"--out {out} is a file; expected a folder to save the checkpoint in.")
-    ratings = _ratings(data)
+    from rich.console import Console
 
     from mvae.data import Interactions, InteractionsDataModule
     from mvae.training import fit
 
     console = Console(markup=False, emoji=False)
-    interactions = Interactions.from_ratings(ratings, min_rating, min_per_user)
+    interactions = Interactions.from_ratings(ratings, options.min_rating, options.min_per_user)
     datamodule = InteractionsDataModule(
-        interactions, batch_size=batch_size, num_val_users=val_users, num_test_users=test_users, seed=seed
+        interactions,
+        batch_size=options.batch_size,
+        num_val_users=options.val_users,
+        num_test_users=options.test_users,
+        seed=options.seed,
     )
     users = f"{datamodule.train.shape[0]:,} to train on, {datamodule.val_fold_in.shape[0]:,} for validation"
     console.print(
-        f"{data}: {interactions.num_users:,} users ({users}, {datamodule.test_fold_in.shape[0]:,} for the test), "
-        f"{interactions.num_items:,} items, {interactions.matrix.nnz:,} interactions",
+        f"{options.data}: {interactions.num_users:,} users ({users}, {datamodule.test_fold_in.shape[0]:,} for the "
+        f"test), {interactions.num_items:,} items, {interactions.matrix.nnz:,} interactions",
         highlight=False,
         soft_wrap=True,
     )
-    result = fit(datamodule, out=out, max_epochs=max_epochs, patience=patience, seed=seed)
+    result = fit(
+        datamodule, out=options.out, max_epochs=options.max_epochs, patience=options.patience, seed=options.seed
+    )
     console.print(
         f"{len(result.epochs)} epochs; the best one is in {result.checkpoint}", highlight=False, soft_wrap=True
     )
     console.print(_comparison(result.model, datamodule))
 
 
-def recommend(
-    checkpoint: Annotated[Path, typer.Argument(help="The .ckpt file, or a folder: the best file in it is taken.")],
-    liked: Annotated[list[str], typer.Option(help="An item id, or (part of) a title. Repeat it for more items.")],
-    top: Annotated[int, typer.Option(min=1, help="How many items to recommend.")] = 10,
-    data: Annotated[str | None, typer.Option(help="The data set with the titles, if it is not ml-100k.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
+def recommend_command(parser: Parser) -> int:
     """Recommend from the checkpoint file alone: by item id, and by title where the data is at hand."""
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="The .ckpt file, or a folder: the best file in it is taken.")
+    liked = "An item id, or (part of) a title. Repeat it for more items."
+    add("--liked", metavar="ITEM", action="append", required=True, help=liked)
+    add("--top", metavar="N", type=whole(1), default=10, help="How many items to recommend. [default: 10]")
+    add("--data", help="The data set with the titles, if it is not ml-100k.")
+    add("--json", action="store_true", help="For machines.")
+    options = parser.options()
+
     from mvae.checkpoint.tools.latest import get_latest_checkpoint
     from mvae.checkpoint.with_torch.loading import load
     from mvae.data.movielens import titles_at_hand
 
-    path = get_latest_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
+    path = get_latest_checkpoint(options.checkpoint) if options.checkpoint.is_dir() else options.checkpoint
     recommender = load(path)
-    titles = _titles(_ratings(data)) if data is not None else titles_at_hand(recommender.source)
+    titles = _titles(_ratings(options.data)) if options.data is not None else titles_at_hand(recommender.source)
     known = {item_id: titles.get(item_id, "") for item_id in recommender.vocabulary}
-    liked_ids = [find_item(text, known) for text in liked]
-    best = recommender.recommend(liked_ids, top)
-    if as_json:
-        named = [{"item_id": i, "title": known[i] or None} for i in liked_ids]
-        rows = [
-            {"rank": rank, "item_id": r.item_id, "title": known[r.item_id] or None, "probability": r.probability}
-            for rank, r in enumerate(best, start=1)
-        ]
-        print(
-            json.dumps({"checkpoint": str(path), "liked": named, "recommendations": rows}, ensure_ascii=False, indent=1)
-        )
-        return
+    liked_ids = [find_item(text, known) for text in options.liked]
+    rows = [
+        {"rank": rank, "item_id": item_id, "title": known[item_id] or None, "probability": probability}
+        for rank, (item_id, probability) in enumerate(recommender.recommend(liked_ids, options.top), start=1)
+    ]
+    named = [{"item_id": item_id, "title": known[item_id] or None} for item_id in liked_ids]
+    if options.json:
+        from json import dumps
 
+        print(dumps({"checkpoint": str(path), "liked": named, "recommendations": rows}, ensure_ascii=False, indent=1))
+    else:
+        _print_table(named, rows)
+    return 0
+
+
+def _print_table(liked: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    because = ", ".join(known[i] or str(i) for i in liked_ids)
+    because = ", ".join(str(item["title"] or item["item_id"]) for item in liked)
     console = Console(markup=False, emoji=False)  # a title may well have brackets or colons in it
     console.print(f"For somebody who likes {because}:", highlight=False, soft_wrap=True)
     table = Table()
     for header in ("#", "item id", "title", "probability"):
         table.add_column(header, justify="left" if header == "title" else "right")
-    for rank, r in enumerate(best, start=1):
-        table.add_row(str(rank), str(r.item_id), known[r.item_id] or "–", f"{r.probability:.4f}")
+    for row in rows:
+        table.add_row(str(row["rank"]), str(row["item_id"]), row["title"] or "–", f"{row['probability']:.4f}")
     console.print(table)
 
 
@@ -122,6 +141,8 @@ def find_item(text: str, titles: dict[Hashable, str]) -> Hashable:
     Raises:
         DataError: nothing matches, or several do; it names the nearest ones.
     """
+    import difflib
+
     by_id = {str(item_id): item_id for item_id in titles}
     if text in by_id:
         return by_id[text]
@@ -153,7 +174,7 @@ def _ratings(data: str) -> pd.DataFrame:
 
     short = data.lower().removeprefix("ml-")
     if short in ("100k", *FOLDERS):
-        return load_movielens(short, say=lambda line: typer.echo(line, err=True))
+        return load_movielens(short, say=lambda line: print(line, file=sys.stderr))
     path = Path(data)
     if path.is_dir():
         for name, (ratings_file, movies_file, _) in reversed(FOLDERS.items()):

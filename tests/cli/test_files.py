@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import mvae as package
 from mvae.checkpoint import inspect
-from mvae.cli.files import _Bar
+from mvae.cli.checkpoints import _Bar
 
 Run = Callable[..., Any]
 
@@ -159,3 +159,15 @@ def test_the_bar_shows_only_on_a_terminal_and_past_a_second(monkeypatch: pytest.
             bar(1_000_000)
             bar.print("a line")
         assert ("reading x.ckpt" in error.getvalue()) is shown
+
+
+def test_options_and_files_come_in_any_order(
+    mvae: Run, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert mvae("verify", files["first"], "--json", files["second"]).out.count('"path"') == 2
+    monkeypatch.chdir(files["first"].parent)
+    Path("-x.ckpt").write_bytes(files["first"].read_bytes())
+    done = mvae("verify", "--", "-x.ckpt", "second.ckpt")
+    assert (done.code, done.out.count("checksums right")) == (0, 2)
+    assert mvae("verify", "-x.ckpt").code == 2
+    assert mvae("verify", "first.ckpt", "--js").code == 2, "no option is abbreviated"

@@ -233,6 +233,10 @@ def test_without_arguments_there_is_help(mvae: Callable) -> None:
     assert done.code in (0, 2)
 
 
+def test_the_version_is_the_package_s(mvae: Callable) -> None:
+    assert mvae("--version") == (0, f"mvae {package.__version__}\n", "")
+
+
 def test_an_unknown_command_is_bad_usage(mvae: Callable) -> None:
     done = mvae("trian")
     assert done.code == 2

@@ -1,7 +1,10 @@
-"""A checkpoint in the terminal, as a tree. `rich` is imported only when something is drawn."""
+"""A checkpoint in the terminal, as a tree. `rich` is imported only where there are colours to draw with."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mvae.checkpoint.drawing.outline import MAX_LINE, Node, Outline, more
@@ -9,12 +12,23 @@ from mvae.checkpoint.pickled.machine import collector_held_off
 from mvae.text import printable, size
 
 if TYPE_CHECKING:
+    from rich.text import Text
     from rich.tree import Tree
 
     from mvae.checkpoint.report.report import Report
     from mvae.checkpoint.report.safety import Refusal
 
-STYLES = {"key": "bold", "tensor": "cyan", "foreign": "yellow", "danger": "bold red", "more": "dim"}
+STYLES = {
+    "title": "bold",
+    "heading": "bold magenta",
+    "facts": "bold magenta",
+    "key": "bold",
+    "tensor": "cyan",
+    "foreign": "yellow",
+    "danger": "bold red",
+    "more": "dim",
+}
+TEXT_STYLES = {"title": "dim", "danger": "red"}
 _BAR = 24
 
 
@@ -26,31 +40,63 @@ def rich_tree(file: Report, depth: int = 2, everything: bool = False) -> Tree:
         depth: levels of the tree that are unfolded.
         everything: unfold all levels, and long containers too.
     """
-    from rich.text import Text
     from rich.tree import Tree
 
-    title = Text(printable(file.path), "bold")
-    title.append(f"  {file.format}, {size(file.size)} ({file.size:,} bytes)", "dim")
-    tree = Tree(title, guide_style="dim")
-    _grow(tree, Outline(file, depth, everything).nodes())
-    _grow(tree.add(Text("where the bytes are", "bold magenta")), _bytes(file))
-    if file.facts:
-        _grow(tree.add(Text("what follows (derived)", "bold magenta")), fact_nodes(file, everything or depth > 2), "")
-    _grow(tree.add(Text("safety", "bold magenta")), safety_nodes(file, everything))
+    root = _root(file, depth, everything)
+    tree = Tree(_rich_line(root), guide_style="dim")
+    _grow(tree, root.children)
     return tree
 
 
+def plain_tree(file: Report, depth: int = 2, everything: bool = False) -> Iterator[str]:
+    """The lines of the same tree without colours and without an end on the right, for files and other programs.
+
+    They are drawn here because importing `rich` takes longer than reading a checkpoint.
+    """
+    root = _root(file, depth, everything)
+    yield f"{root.label}  {root.text}"
+    yield from _plain(root.children)
+
+
+def _root(file: Report, depth: int, everything: bool) -> Node:
+    """All there is to draw. The checkpoint's own keys come first, then what was found out about them."""
+    children = Outline(file, depth, everything).nodes()
+    children.append(Node("where the bytes are", style="heading", children=_bytes(file)))
+    if file.facts:
+        facts = fact_nodes(file, everything or depth > 2)
+        children.append(Node("what follows (derived)", style="facts", children=facts))
+    children.append(Node("safety", style="heading", children=safety_nodes(file, everything)))
+    return Node(printable(file.path), f"{file.format}, {size(file.size)} ({file.size:,} bytes)", "title", children)
+
+
 def _grow(tree: Tree, nodes: list[Node], style: str | None = None) -> None:
+    width = _width(nodes)
+    for node in nodes:
+        branch = tree.add(_rich_line(node, width, style))
+        _grow(branch, node.children, "" if node.style == "facts" else None)
+
+
+def _rich_line(node: Node, width: int = 0, style: str | None = None) -> Text:
     from rich.text import Text
 
-    width = min(40, max((len(node.label) for node in nodes if node.text), default=0))
-    for node in nodes:
-        line = Text(
-            node.label.ljust(width) if node.text else node.label, STYLES[node.style] if style is None else style
-        )
-        if node.text:
-            line.append("  " + node.text, "red" if node.style == "danger" else "default")
-        _grow(tree.add(line), node.children)
+    label = node.label.ljust(width) if node.text else node.label
+    line = Text(label, STYLES[node.style] if style is None else style)
+    if node.text:
+        line.append("  " + node.text, TEXT_STYLES.get(node.style, "default"))
+    return line
+
+
+def _plain(nodes: list[Node], indent: str = "") -> Iterator[str]:
+    width = _width(nodes)
+    for left, node in enumerate(nodes, start=1 - len(nodes)):
+        line = f"{node.label.ljust(width)}  {node.text}".rstrip() if node.text else node.label
+        yield f"{indent}{'├' if left else '└'}── {line}"
+        yield from _plain(node.children, indent + ("│   " if left else "    "))
+
+
+def _width(nodes: list[Node]) -> int:
+    """Letters for the labels, so that the texts beside them stand in a column."""
+    return min(40, max((len(node.label) for node in nodes if node.text), default=0))
 
 
 def _bytes(file: Report) -> list[Node]:
@@ -124,8 +170,19 @@ def _folded(nodes: list[Node], everything: bool, limit: int = 20) -> list[Node]:
 
 
 def print_tree(file: Report, depth: int = 2, console: Any = None, everything: bool = False) -> None:
-    """Print the tree, in colour where the terminal has it."""
-    from rich.console import Console
+    """Print the tree: on a terminal as wide as that and in its colours, elsewhere plain.
 
+    Args:
+        file: the checkpoint.
+        depth: levels of the tree that are unfolded.
+        console: a `rich` console to print on, whatever standard output is.
+        everything: unfold all levels, and long containers too.
+    """
     with collector_held_off():
+        if console is None and not sys.stdout.isatty() and not os.environ.get("FORCE_COLOR"):
+            sys.stdout.writelines(f"{line}\n" for line in plain_tree(file, depth, everything))
+            return
+
+        from rich.console import Console
+
         (console or Console(highlight=False)).print(rich_tree(file, depth, everything))

@@ -41,6 +41,18 @@ def test_the_tree_shows_everything_of_note(zoo: dict[str, Path]) -> None:
     assert f"{file.size:,}" in text
 
 
+@pytest.mark.parametrize("options", [{}, {"depth": 5}, {"everything": True}], ids=str)
+def test_the_plain_tree_is_the_one_that_rich_draws(
+    zoo: dict[str, Path], capsys: pytest.CaptureFixture[str], options: dict[str, Any]
+) -> None:
+    for path in zoo.values():
+        file = inspect(path)
+        console = Console(record=True, width=10_000, file=io.StringIO())
+        print_tree(file, console=console, **options)
+        print_tree(file, **options)
+        assert capsys.readouterr().out.splitlines() == [line.rstrip() for line in console.export_text().splitlines()]
+
+
 def test_depth_unfolds(zoo: dict[str, Path]) -> None:
     file = inspect(zoo["lightning"])
     lines = [len(shown(file, depth).splitlines()) for depth in range(6)]

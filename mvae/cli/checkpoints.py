@@ -1,0 +1,236 @@
+"""``mvae inspect | verify | diff | salvage | export``: what to do with checkpoint files. Torch is never imported."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from mvae.cli.options import Parser, whole
+from mvae.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.progress import Progress
+
+    from mvae.checkpoint.inspection import CheckpointFile
+
+FILE = "A checkpoint, or - for standard input."
+FILES = "Checkpoints, or - for standard input."
+OUT = "The file to write, or - for standard output."
+JSON = "For programs: one JSON object."
+JSON_EACH = "For programs: one JSON object a file."
+
+
+def inspect_command(parser: Parser) -> int:
+    """Show all that is in a checkpoint: tree, tensors, bytes, facts about the run, and whether it is safe.
+
+    Nothing in the file is run. Exit codes: 0 fine, 1 unsafe under --strict, 2 cannot be read.
+    """
+    add = parser.add_argument
+    add("files", metavar="FILE", nargs="+", help=FILES)
+    add("--json", action="store_true", help=JSON_EACH)
+    add("--depth", metavar="N", type=whole(0, 64), default=2, help="Levels of the tree to unfold. [default: 2]")
+    add("--all", action="store_true", help="Unfold all levels, and long lists too.")
+    add("--batch-size", metavar="N", type=whole(1), help="Of the training, if the file does not say.")
+    add("--strict", action="store_true", help="Exit with 1 if weights_only=True would refuse a file.")
+    options = parser.options()
+
+    from mvae.checkpoint.inspection import inspect
+
+    code = 0
+    for name in options.files:
+        try:
+            file = inspect(_source(name), batch_size=options.batch_size)
+            _print(file, options.json, options.depth, options.all)
+        except CheckpointError as error:
+            print(f"mvae: {error}", file=sys.stderr)
+            code = 2
+            continue
+        if options.strict and not file.safety.weights_only:
+            code = code or 1
+    return code
+
+
+def verify_command(parser: Parser) -> int:
+    """Check a checkpoint's structure and every checksum in it; say which tensor is damaged.
+
+    torch.load never looks at the checksums. Exit codes: 0 whole, 1 damaged, 2 cannot be read.
+    """
+    parser.add_argument("files", metavar="FILE", nargs="+", help=FILES)
+    parser.add_argument("--json", action="store_true", help=JSON_EACH)
+    options = parser.options()
+
+    from mvae.checkpoint.tools.verifying import verify
+
+    damaged = unreadable = False
+    for name in options.files:
+        try:
+            with _Bar(f"reading {name}") as progress:
+                found = verify(_source(name), progress)
+        except CheckpointError as error:
+            print(f"mvae: {error}", file=sys.stderr)
+            unreadable = True
+            continue
+        _report(found, options.json)
+        damaged = damaged or not found.ok
+    return 2 if unreadable else int(damaged)
+
+
+def diff_command(parser: Parser) -> int:
+    """Show what differs between two checkpoints: values, and which tensors changed and by how much.
+
+    Which tensors changed follows from the checksums, without reading a weight. Exit codes: 0 the same, 1 different,
+    2 cannot be read.
+    """
+    parser.add_argument("a", metavar="A", help=FILE)
+    parser.add_argument("b", metavar="B", help="Another.")
+    parser.add_argument("--json", action="store_true", help=JSON)
+    options = parser.options()
+
+    from mvae.checkpoint.tools.comparing import diff
+    from mvae.checkpoint.tools.difference import lines
+
+    if options.a == options.b == "-":
+        raise CheckpointError("standard input can be one of the two, not both.")
+    with _Bar("comparing") as progress:
+        found = diff(_source(options.a), _source(options.b), progress)
+        if options.json:
+            _report(found, options.json)
+        else:
+            for line in lines(found):
+                progress.print(line)
+    return int(not found.same)
+
+
+def salvage_command(parser: Parser) -> int:
+    """Save what a truncated or damaged checkpoint still holds, as a checkpoint that loads; list what is lost.
+
+    Exit codes: 0 nothing was lost, 1 something was, 2 there is nothing to save.
+    """
+    _file_to_file(parser)
+    parser.add_argument("--all", action="store_true", help="Name each tensor that is lost.")
+    options = parser.options()
+
+    from mvae.checkpoint.tools.salvaging import salvage
+
+    with _Bar(f"reading {options.file}") as progress:
+        found = salvage(_source(options.file), _target(options.out), progress)
+    _report(found if options.json else found.text(options.all), options.json, error=options.out == "-")
+    return int(not found.complete)
+
+
+def export_command(parser: Parser) -> int:
+    """Write the weights alone to OUT, which ends in .safetensors or .ckpt, with hyperparameters and vocabulary.
+
+    _orig_mod., which torch.compile leaves, is taken out of the names. Exit codes: 0 written, 2 cannot be.
+    """
+    _file_to_file(parser)
+    add = parser.add_argument
+    add("--format", help="safetensors or ckpt, if OUT's ending does not say.")
+    add("--key", help="Where the weights are, such as model.state_dict.")
+    prefix = "Taken off the tensors' names, such as module. or model.; may be repeated."
+    add("--strip-prefix", metavar="PREFIX", action="append", default=[], help=prefix)
+    add("--copy-shared", action="store_true", help="Write tied weights to safetensors under each of their names.")
+    options = parser.options()
+
+    from mvae.checkpoint.tools.exporting import export
+
+    with _Bar(f"reading {options.file}") as progress:
+        found = export(
+            _source(options.file),
+            _target(options.out),
+            format=options.format,
+            key=options.key,
+            strip_prefix=options.strip_prefix,
+            copy_shared=options.copy_shared,
+            progress=progress,
+        )
+    _report(found, options.json, error=options.out == "-")
+    return 0
+
+
+def _file_to_file(parser: Parser) -> None:
+    """The options of a command that reads one checkpoint and writes another file."""
+    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument("--out", "-o", metavar="OUT", required=True, help=OUT)
+    parser.add_argument("--json", action="store_true", help=JSON)
+
+
+def _print(file: CheckpointFile, json: bool, depth: int, everything: bool) -> None:
+    if json:
+        _report(file, json)
+    else:
+        from mvae.checkpoint.drawing.terminal import print_tree
+
+        print_tree(file, depth, everything=everything)
+
+
+def _source(name: str) -> str | memoryview:
+    return _standard_input() if name == "-" else name
+
+
+def _target(name: str) -> str | BinaryIO:
+    return sys.stdout.buffer if name == "-" else name
+
+
+def _report(found: Any, json: bool, error: bool = False) -> None:
+    from json import dumps
+
+    print(dumps(found.to_dict(), allow_nan=False) if json else found, file=sys.stderr if error else sys.stdout)
+
+
+def _standard_input() -> memoryview:
+    """All of standard input, mapped from a nameless temporary file, so that it need not fit in memory."""
+    import mmap
+    import shutil
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        if file.tell() == 0:
+            raise CheckpointError("standard input is empty; a checkpoint was expected.")
+        file.flush()
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+class _Bar:
+    """A progress bar on standard error, if that is a terminal and it takes more than a second."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.done = 0
+        self.started = time.monotonic()
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __call__(self, count: int) -> None:
+        """Count some bytes that were read."""
+        self.done += count
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=self.done)
+        elif time.monotonic() - self.started > 1 and sys.stderr.isatty():
+            self._show()
+
+    def _show(self) -> None:
+        from rich.console import Console
+        from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
+        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.bar.add_task(self.what, total=None, completed=self.done)
+        self.bar.start()
+
+    def print(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar, self.started = None, time.monotonic()
+        print(line, flush=True)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.stop()
