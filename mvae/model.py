@@ -3,6 +3,7 @@ Filtering", WWW 2018. Equations are cited as in that paper."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import lightning as L
@@ -31,6 +32,8 @@ class MultiVAE(L.LightningModule):
         ValueError: a size below 1, no hidden layer, or a dropout outside [0, 1).
     """
 
+    file_name = "multi-vae"
+
     def __init__(
         self,
         num_items: int,
@@ -58,6 +61,17 @@ class MultiVAE(L.LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         """Logits [batch, items] for users with the items ``x`` [batch, items]: the mean of the posterior decoded."""
         return self.decoder(self.encode(x)[0])
+
+    def score(self, columns: Sequence[int]) -> Tensor:
+        """Logits [1, items] for somebody who liked the items of these columns; their order does not matter."""
+        x = torch.zeros(1, self.hparams["num_items"], dtype=self.mu.weight.dtype)
+        x[0, list(columns)] = 1.0
+        return self(x)
+
+    def item_dims(self) -> dict[str, int]:
+        """The tensors with something for each item: name → its dimension of items."""
+        last = f"decoder.{len(self.decoder) - 1}"
+        return {"encoder.0.weight": 1, f"{last}.weight": 0, f"{last}.bias": 0}
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """μ and log σ², each [batch, latent], of the approximate posterior q(z|x) (equation 5)."""

@@ -20,11 +20,9 @@ from mvae.callbacks import History, Progress
 from mvae.checkpoint.formats.reading import read
 from mvae.checkpoint.with_torch.resume import ExactResume
 from mvae.checkpoint.with_torch.saving import DurableCheckpointIO
-from mvae.data.datamodule import InteractionsDataModule
-from mvae.model import MultiVAE
-
-#: Hyperparameters that do better than the class's own on small sets; the README's table says by how much.
-SMALL_DATA: dict[str, Any] = {"weight_decay": 5e-4, "kl_max_weight": 1.0, "kl_anneal_steps": 1000}
+from mvae.data.vocabulary import VocabularyDataModule, find_vocabulary
+from mvae.models import SMALL_DATA as SMALL_DATA
+from mvae.models import ItemModel, kind_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class FitResult:
         trainer: the Trainer, as it stood at the end.
     """
 
-    model: MultiVAE
+    model: ItemModel
     checkpoint: Path
     history: pd.DataFrame
     trainer: L.Trainer
@@ -50,8 +48,8 @@ class FitResult:
 
 
 def fit(
-    datamodule: InteractionsDataModule,
-    model: MultiVAE | None = None,
+    datamodule: VocabularyDataModule,
+    model: ItemModel | None = None,
     *,
     out: str | Path = "checkpoints",
     max_epochs: int = 200,
@@ -70,8 +68,9 @@ def fit(
 
     Args:
         datamodule: the data.
-        model: what to train; by default a new ``MultiVAE(datamodule.num_items, **SMALL_DATA)``. The weights of a
-            model you pass in are your own: seed before you make it.
+        model: what to train; by default a new ``MultiVAE(datamodule.num_items, **SMALL_DATA)``, or what
+            :data:`mvae.models.KINDS` says for other data. The weights of a model you pass in are your own: seed
+            before you make it.
         out: folder for the checkpoint and ``history.csv``.
         max_epochs: stop here at the latest.
         patience: epochs without a lower ``val_loss`` before training stops.
@@ -86,8 +85,10 @@ def fit(
 
     Raises:
         DataError: ``ckpt_path`` was trained on another item vocabulary.
+        TypeError: the model does not learn from such data.
         CheckpointNotSavedError: ``out`` cannot be written to, or its disk is full.
     """
+    kind = kind_of(datamodule, model)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if ckpt_path is not None:
@@ -96,7 +97,7 @@ def fit(
     history = History(out / "history.csv")
     saver = ModelCheckpoint(
         dirpath=out,
-        filename="multi-vae-{epoch:02d}-{val_loss:.4f}",
+        filename=kind.model.file_name + "-{epoch:02d}-{val_loss:.4f}",
         monitor="val_loss",
         mode="min",
         save_top_k=1,
@@ -123,7 +124,7 @@ def fit(
         )
         if model is None:
             with trainer.init_module():  # in the precision it is trained in
-                model = MultiVAE(datamodule.num_items, **SMALL_DATA)
+                model = kind.model(datamodule.num_items, **kind.settings)
         trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     score = saver.best_model_score
     if ckpt_path is not None and score is None:
@@ -142,12 +143,10 @@ def _with_durable_io(plugins: Any) -> list[Any]:
     return plugins if has_io else [*plugins, DurableCheckpointIO()]
 
 
-def _check_vocabulary(path: str | Path, datamodule: InteractionsDataModule) -> None:
+def _check_vocabulary(path: str | Path, datamodule: VocabularyDataModule) -> None:
     """Compare vocabularies before Lightning restores the weights, whose message would be about sizes only."""
-    state = read(path).tree
-    state = state.get(type(datamodule).__qualname__) if isinstance(state, dict) else None
-    if isinstance(state, dict) and "item_ids" in state:
-        datamodule.load_state_dict(state)
+    if vocabulary := find_vocabulary(read(path).tree):
+        datamodule.load_state_dict(vocabulary[1])
 
 
 @contextmanager

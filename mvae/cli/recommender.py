@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mvae.data import InteractionsDataModule
-    from mvae.model import MultiVAE
+    from mvae.models import ItemModel
 
 #: EASE inverts an items × items matrix; past this it takes minutes and gigabytes.
 EASE_MAX_ITEMS = 20_000
@@ -197,7 +197,7 @@ def _titles(ratings: pd.DataFrame) -> dict[Hashable, str]:
     return titles_of(ratings)
 
 
-def _comparison(model: MultiVAE, datamodule: InteractionsDataModule) -> Table:
+def _comparison(model: ItemModel, datamodule: InteractionsDataModule) -> Table:
     from rich.table import Table
 
     from mvae.baselines import EASE, Popularity

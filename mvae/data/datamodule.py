@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any
-
-import lightning as L
 import numpy as np
 import scipy.sparse as sp
 
 from mvae.data.interactions import Interactions
 from mvae.data.loader import CSRLoader
+from mvae.data.vocabulary import VocabularyDataModule
 from mvae.errors import DataError
 
 
-class InteractionsDataModule(L.LightningDataModule):
+class InteractionsDataModule(VocabularyDataModule):
     """Users the model trains on, and users it has never seen to validate and test it.
 
     Of each held-out user, ``fold_in`` of the items are shown to the model and the rest are to be predicted
     (Liang et al. 2018, section 4.1).
 
-    The item vocabulary travels in the checkpoint: Lightning saves :meth:`state_dict` under this class's name.
+    The item vocabulary travels in the checkpoint (:class:`~mvae.data.vocabulary.VocabularyDataModule`).
 
     Args:
         interactions: the data.
@@ -44,14 +41,13 @@ class InteractionsDataModule(L.LightningDataModule):
         fold_in: float = 0.8,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(interactions)
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; expected at least 1.")
         if not 0 < fold_in < 1:
             raise DataError(f"fold_in is {fold_in}; expected a share between 0 and 1, such as 0.8.")
         if seed < 0:
             raise DataError(f"seed is {seed}; expected 0 or more.")
-        self.interactions = interactions
         self.batch_size = batch_size
         self.seed = seed
         n = interactions.num_users
@@ -70,16 +66,6 @@ class InteractionsDataModule(L.LightningDataModule):
         test_rows = order[num_val : num_val + num_test]
         self.test_fold_in, self.test_held_out = split_items(matrix[test_rows], fold_in, rng)
 
-    @property
-    def num_items(self) -> int:
-        """Columns of the matrix: what ``MultiVAE(num_items=…)`` must be given."""
-        return self.interactions.num_items
-
-    @property
-    def item_ids(self) -> list[Hashable]:
-        """The item vocabulary: column → item id."""
-        return list(self.interactions.item_ids)
-
     def train_dataloader(self) -> CSRLoader:
         return CSRLoader(self.train, batch_size=self.batch_size, shuffle=True, seed=self.seed)
 
@@ -88,30 +74,6 @@ class InteractionsDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> CSRLoader:
         return CSRLoader(self.test_fold_in, self.test_held_out, batch_size=1024)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What Lightning puts into the checkpoint: the vocabulary, as plain ints or strings, and the set's name."""
-        return {"item_ids": self.item_ids, "source": self.interactions.source}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Called when training resumes from a checkpoint.
-
-        Raises:
-            DataError: the checkpoint was trained on other items, or on the same ones in another order.
-        """
-        saved, here = list(state_dict["item_ids"]), self.item_ids
-        if saved == here:
-            return
-        missing, new = len(set(saved) - set(here)), len(set(here) - set(saved))
-        what = (
-            f"{missing:,} of its items are not in this data, {new:,} here are not in it"
-            if missing + new
-            else ("the same items stand in another order")
-        )
-        raise DataError(
-            f"The checkpoint was trained on {len(saved):,} items and this data has {len(here):,}: {what}. "
-            "Resume on the data it was trained on, or carry its rows over by item id first (mvae.checkpoint.realign)."
-        )
 
 
 def split_items(matrix: sp.csr_matrix, fold_in: float, rng: np.random.Generator) -> tuple[sp.csr_matrix, sp.csr_matrix]:

@@ -12,12 +12,9 @@ import torch
 
 from mvae.checkpoint.formats.detect import Format
 from mvae.checkpoint.formats.reading import read
+from mvae.data.vocabulary import find_vocabulary
 from mvae.errors import CheckpointError, CheckpointNotFoundError
-from mvae.metrics import mask_seen
-from mvae.model import MultiVAE
-
-#: Lightning saves a data module's state under the name of its class.
-VOCABULARY_KEY = "InteractionsDataModule"
+from mvae.models import KINDS, ItemModel, model_class
 
 
 class Recommendation(NamedTuple):
@@ -36,13 +33,17 @@ class Recommender(NamedTuple):
         source: the name of the data set it was trained on, where the checkpoint says (``ml-100k``).
     """
 
-    model: MultiVAE
+    model: ItemModel
     vocabulary: list[Hashable]
     source: str | None = None
 
     @torch.inference_mode()
     def recommend(self, liked: Sequence[Hashable], top: int = 10) -> list[Recommendation]:
         """The ``top`` items for somebody who liked these, best first; never one of those liked.
+
+        Args:
+            liked: item ids. BERT4Rec reads them in the order in which they were liked, the newest last.
+            top: how many items.
 
         Raises:
             CheckpointError: nothing liked, or an id that is not in the vocabulary.
@@ -55,9 +56,10 @@ class Recommender(NamedTuple):
         if unknown or not liked:
             what = f"{unknown[0]!r} is not among them" if unknown else "none was given"
             raise CheckpointError(f"The model knows {len(column):,} item ids, and {what}. Pass ids from .vocabulary.")
-        x = torch.zeros(1, len(column), dtype=self.model.mu.weight.dtype)
-        x[0, [column[item_id] for item_id in liked]] = 1.0
-        probability = mask_seen(self.model(x), x).softmax(dim=1)[0]
+        columns = [column[item_id] for item_id in liked]
+        logits = self.model.score(columns)
+        logits[0, columns] = float("-inf")
+        probability = logits.softmax(dim=1)[0]
         best = probability.topk(min(top, len(column) - len(set(liked))))
         return [
             Recommendation(self.vocabulary[i], p)
@@ -66,7 +68,7 @@ class Recommender(NamedTuple):
 
 
 def load(path: str | os.PathLike[str], *, weights_only: bool = True) -> Recommender:
-    """Load a MultiVAE checkpoint that ``fit`` or Lightning saved, with its item vocabulary.
+    """Load a checkpoint of one of this package's models, saved by ``fit`` or Lightning, with its item vocabulary.
 
     Nothing in the file is run, and of the optimizer's two thirds of it nothing is read.
 
@@ -81,27 +83,21 @@ def load(path: str | os.PathLike[str], *, weights_only: bool = True) -> Recommen
     """
     path = Path(path)
     checkpoint = read_with_torch(path, weights_only)
-    hyper_parameters, state_dict = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-    try:
-        with torch.device("meta"):  # no memory and no initialisation for weights that are replaced at once
-            model = MultiVAE(**hyper_parameters)
-        model.load_state_dict({name: tensor.clone() for name, tensor in state_dict.items()}, assign=True)
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path.name} is not a checkpoint of MultiVAE. {_first_lines(error)} Load it with the class that saved it."
-        ) from None
-    vocabulary = checkpoint.get(VOCABULARY_KEY)
+    model = model_in(checkpoint, path.name)
+    name = type(model).__name__
+    vocabulary = find_vocabulary(checkpoint)
     if vocabulary is None:
         raise CheckpointError(
-            f"{path.name} holds a MultiVAE but no item vocabulary (no key {VOCABULARY_KEY!r}), so nothing says which "
-            "item a column is. Train with InteractionsDataModule, or call MultiVAE.load_from_checkpoint."
+            f"{path.name} holds a {name} but no item vocabulary (no entry with 'item_ids'), so nothing says which "
+            f"item a column is. Train with a data module of mvae.data, or call {name}.load_from_checkpoint."
         )
+    key, state = vocabulary
     try:
-        items, source = list(vocabulary["item_ids"]), vocabulary.get("source")
+        items, source = list(state["item_ids"]), state.get("source")
         different = len(set(items))
-    except (AttributeError, KeyError, TypeError):
+    except TypeError:
         raise CheckpointError(
-            f"{path.name} has {VOCABULARY_KEY!r}, but not as this package's data module saves it: expected item_ids, "
+            f"{path.name} has {key!r}, but not as this package's data module saves it: expected item_ids, "
             "a list of ids. Load it with the data module that saved it."
         ) from None
     if not model.hparams["num_items"] == len(items) == different:
@@ -109,8 +105,31 @@ def load(path: str | os.PathLike[str], *, weights_only: bool = True) -> Recommen
             f"{path.name} has a model of {model.hparams['num_items']:,} items and a vocabulary of {len(items):,}, "
             f"{different:,} of them different. All three must be equal; the file was changed after it was saved."
         )
-    model.to(model.mu.weight.dtype)  # so that `model.dtype` is that of the file
     return Recommender(model.requires_grad_(False).eval(), items, source)
+
+
+def model_in(checkpoint: dict[str, Any], name: str) -> ItemModel:
+    """The model in a checkpoint with its weights, on the CPU and in the number type of the file.
+
+    Args:
+        checkpoint: what :func:`read_with_torch` returned.
+        name: what to call the file in a message.
+
+    Raises:
+        CheckpointError: it is of none of :data:`mvae.models.KINDS`, or its weights are not those of its
+            hyperparameters.
+    """
+    hyper_parameters, state_dict = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+    try:
+        with torch.device("meta"):  # no memory and no initialisation for weights that are replaced at once
+            model = model_class(hyper_parameters)(**hyper_parameters)
+        model.load_state_dict({name: tensor.clone() for name, tensor in state_dict.items()}, assign=True)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        known = " or ".join(kind.model.__name__ for kind in KINDS)
+        raise CheckpointError(
+            f"{name} is not a checkpoint of {known}. {_first_lines(error)} Load it with the class that saved it."
+        ) from None
+    return model.to(next(model.parameters()).dtype)  # so that `model.dtype` is that of the file
 
 
 def read_with_torch(path: Path, weights_only: bool) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvae.checkpoint.with_torch.loading import VOCABULARY_KEY, read_with_torch
+from mvae.checkpoint.with_torch.loading import model_in, read_with_torch
 from mvae.checkpoint.with_torch.saving import save
+from mvae.data.vocabulary import find_vocabulary
 from mvae.errors import CheckpointError
-from mvae.model import MultiVAE
+from mvae.models import ItemModel, kind_of
 
 #: Share of the smaller of the two vocabularies that must be in the other one, unless ``strict=False``.
 ENOUGH = 0.5
@@ -56,15 +57,16 @@ def realign(
 ) -> Realigned:
     """Write the checkpoint ``path`` anew for the items of ``vocabulary``, to go on training on other data.
 
-    ``MultiVAE`` has a column of ``encoder.0.weight`` and a row of the decoder's last weight and bias for each item.
-    Those of shared items are carried over by item id, with Adam's moments; new items get what a new model would
-    have, and moments of zero. All other weights, β, the learning rate and the step count stay.
+    ``MultiVAE`` has a column of ``encoder.0.weight`` and a row of the decoder's last weight and bias for each item,
+    ``BERT4Rec`` a row of its embedding and a number of its output bias (``model.item_dims()`` says so). Those of
+    shared items are carried over by item id, with Adam's moments; new items get what a new model would have, and
+    moments of zero. All other weights, β, the learning rate and the step count stay.
 
     Scores on another set of items do not compare, so the states of the callbacks are left out, ReduceLROnPlateau
     begins to watch anew, and so does an epoch.
 
     Args:
-        path: a checkpoint of ``MultiVAE``. It is not changed, unless ``out`` is the same file.
+        path: a checkpoint of one of this package's models. It is not changed, unless ``out`` is the same file.
         vocabulary: column → item id of the new data: ``datamodule.item_ids``.
         out: where to write the new checkpoint (see :func:`~mvae.checkpoint.with_torch.saving.save`).
         strict: refuse when less than half of the smaller vocabulary is in the other one: then the ids are likely to
@@ -74,77 +76,72 @@ def realign(
         seed: decides the weights of new items.
 
     Raises:
-        CheckpointError: not a MultiVAE checkpoint with its optimizer, no or a wrong vocabulary, an item twice, or
-            too few shared items.
+        CheckpointError: not a checkpoint of such a model with its optimizer, no or a wrong vocabulary, an item
+            twice, or too few shared items.
         CheckpointNotSavedError: ``out`` cannot be written.
     """
     checkpoint = read_with_torch(Path(path), weights_only=True)
-    old = _vocabulary_of(checkpoint, Path(path).name, saved_vocabulary)
-    new = list(vocabulary)
-    for name, items in (("saved", old), ("new", new)):
-        if len(set(items)) < len(items):
-            raise CheckpointError(f"An item stands twice in the {name} vocabulary of {len(items):,}.")
-    column = {item: i for i, item in enumerate(new)}
-    pairs = [(i, column[item]) for i, item in enumerate(old) if item in column]
-    if strict and len(pairs) < ENOUGH * min(len(old), len(new)):
-        raise CheckpointError(_too_few(old, new, len(pairs)))
-
-    rows = _Rows(torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T, len(new))
-    save(_carried_over(checkpoint, rows, new, source, seed), out)
-    known = set(old)
+    model = model_in(checkpoint, Path(path).name)
+    old, new = _vocabulary_of(checkpoint, model, Path(path).name, saved_vocabulary), list(vocabulary)
+    pairs = _shared(old, new, strict)
+    rows = _Rows(torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T, len(old), len(new))
+    save(_carried_over(checkpoint, model, rows, new, source, seed), out)
+    before, now = set(old), set(new)
     return Realigned(
         Path(out),
-        shared=[old[i] for i, _ in pairs],
-        new=[item for item in new if item not in known],
-        dropped=[item for item in old if item not in column],
+        shared=[item for item in old if item in now],
+        new=[item for item in new if item not in before],
+        dropped=[item for item in old if item not in now],
     )
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Which rows go where: ``moves[0]`` in the old tensors, ``moves[1]`` in the new ones, which have ``count``."""
+    """Which rows go where: ``moves[0]`` of ``old_count`` in the old tensors, ``moves[1]`` of ``count`` in the new."""
 
     moves: Tensor
+    old_count: int
     count: int
 
     def carry(self, old: Tensor, fresh: Tensor, dim: int) -> Tensor:
-        """``fresh`` with the shared rows of ``old``."""
-        return fresh.to(old.dtype).index_copy(dim, self.moves[1], old.index_select(dim, self.moves[0]))
+        """``fresh`` with the shared rows of ``old``, and with the rows that stand after the items'."""
+        special = torch.arange(old.shape[dim] - self.old_count)  # padding and mask of BERT4Rec
+        from_, to = torch.cat([self.moves, torch.stack([special + self.old_count, special + self.count])], dim=1)
+        return fresh.to(old.dtype).index_copy(dim, to, old.index_select(dim, from_))
 
     def carry_moment(self, old: Tensor, dim: int) -> Tensor:
         shape = list(old.shape)
-        shape[dim] = self.count
+        shape[dim] += self.count - self.old_count
         return self.carry(old, old.new_zeros(shape), dim)
 
 
 def _carried_over(
-    checkpoint: dict[str, Any], rows: _Rows, vocabulary: list[Hashable], source: str | None, seed: int
+    checkpoint: dict[str, Any],
+    model: ItemModel,
+    rows: _Rows,
+    vocabulary: list[Hashable],
+    source: str | None,
+    seed: int,
 ) -> dict[str, Any]:
     settings = checkpoint["hyper_parameters"] | {"num_items": rows.count}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = MultiVAE(**settings)
-    dims = _item_dims(fresh)
+        fresh = type(model)(**settings).state_dict()
+    dims = model.item_dims()
     new = dict(checkpoint)
     new["hyper_parameters"] = settings
     new["state_dict"] = {
-        name: rows.carry(tensor, fresh.state_dict()[name], dims[name]) if name in dims else tensor
+        name: rows.carry(tensor, fresh[name], dims[name]) if name in dims else tensor
         for name, tensor in checkpoint["state_dict"].items()
     }
-    names = [name for name, _ in fresh.named_parameters()]
+    names = [name for name, _ in model.named_parameters()]
     new["optimizer_states"] = [_moments(state, names, dims, rows) for state in checkpoint["optimizer_states"]]
     new["lr_schedulers"] = [_watching_anew(state) for state in checkpoint.get("lr_schedulers", [])]
     new["callbacks"] = {}
     new["loops"] = _between_epochs(checkpoint["loops"])
-    saved_source = checkpoint.get(VOCABULARY_KEY, {}).get("source")
-    new[VOCABULARY_KEY] = {"item_ids": vocabulary, "source": source or saved_source}
+    key, state = find_vocabulary(checkpoint) or (kind_of(None, model).data.__qualname__, {})
+    new[key] = {"item_ids": vocabulary, "source": source or state.get("source")}
     return new
-
-
-def _item_dims(model: MultiVAE) -> dict[str, int]:
-    """The tensors with something for each item: name → its dimension of items."""
-    last = f"decoder.{len(model.decoder) - 1}"
-    return {"encoder.0.weight": 1, f"{last}.weight": 0, f"{last}.bias": 0}
 
 
 def _moments(state: dict[str, Any], names: list[str], dims: dict[str, int], rows: _Rows) -> dict[str, Any]:
@@ -156,7 +153,7 @@ def _moments(state: dict[str, Any], names: list[str], dims: dict[str, int], rows
     # Optimizers number the parameters in the order of model.parameters().
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     if len(numbers) != len(names):
-        raise CheckpointError(f"The optimizer has {len(numbers)} tensors and MultiVAE {len(names)}: not its own.")
+        raise CheckpointError(f"The optimizer has {len(numbers)} tensors and the model {len(names)}: not its own.")
     dim_of = {number: dims[name] for number, name in zip(numbers, names, strict=True) if name in dims}
     moments = {
         number: {
@@ -192,31 +189,38 @@ def _between_epochs(loops: dict[str, Any]) -> dict[str, Any]:
     return loops
 
 
-def _vocabulary_of(checkpoint: dict[str, Any], name: str, given: Sequence[Hashable] | None) -> list[Hashable]:
-    hyper_parameters, state_dict = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-    try:
-        with torch.device("meta"):
-            expected = MultiVAE(**hyper_parameters).state_dict()
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{name} is not a checkpoint of MultiVAE: {error}") from None
-    if {key: value.shape for key, value in expected.items()} != {key: v.shape for key, v in state_dict.items()}:
-        raise CheckpointError(f"The weights in {name} are not those of a MultiVAE with its hyper_parameters.")
+def _vocabulary_of(
+    checkpoint: dict[str, Any], model: ItemModel, name: str, given: Sequence[Hashable] | None
+) -> list[Hashable]:
     if not checkpoint.get("optimizer_states") or "loops" not in checkpoint:
         raise CheckpointError(
             f"{name} has no optimizer state, so training cannot go on from it. ModelCheckpoint saves it unless "
             "save_weights_only=True."
         )
-    items = given if given is not None else checkpoint.get(VOCABULARY_KEY, {}).get("item_ids")
+    _, state = find_vocabulary(checkpoint) or (None, {})
+    items = given if given is not None else state.get("item_ids")
     if items is None:
         raise CheckpointError(
-            f"{name} has no item vocabulary (no key {VOCABULARY_KEY!r}), so nothing says which item a row is of. Pass "
+            f"{name} has no item vocabulary (no entry with 'item_ids'), so nothing says which item a row is of. Pass "
             "saved_vocabulary=, the item ids of the data it was trained on, in the order of its columns."
         )
-    if len(items) != hyper_parameters["num_items"]:
+    if len(items) != model.hparams["num_items"]:
         raise CheckpointError(
-            f"{name} has a model of {hyper_parameters['num_items']:,} items, and its vocabulary has {len(items):,}."
+            f"{name} has a model of {model.hparams['num_items']:,} items, and its vocabulary has {len(items):,}."
         )
     return list(items)
+
+
+def _shared(old: list[Hashable], new: list[Hashable], strict: bool) -> list[tuple[int, int]]:
+    """The shared items: their place in the old vocabulary and in the new."""
+    for name, items in (("saved", old), ("new", new)):
+        if len(set(items)) < len(items):
+            raise CheckpointError(f"An item stands twice in the {name} vocabulary of {len(items):,}.")
+    column = {item: i for i, item in enumerate(new)}
+    pairs = [(i, column[item]) for i, item in enumerate(old) if item in column]
+    if strict and len(pairs) < ENOUGH * min(len(old), len(new)):
+        raise CheckpointError(_too_few(old, new, len(pairs)))
+    return pairs
 
 
 def _too_few(old: list[Hashable], new: list[Hashable], shared: int) -> str:

@@ -219,15 +219,20 @@ def test_a_checkpoint_without_a_vocabulary_says_how_to_load_the_model_alone(save
     assert "MultiVAE.load_from_checkpoint" in message
 
 
+def test_a_vocabulary_is_found_under_the_name_of_any_data_module(saved: Callable, good: dict) -> None:
+    renamed = {("MyFilms" if key == "InteractionsDataModule" else key): value for key, value in good.items()}
+    assert load(saved(renamed)).vocabulary == [f"item-{i:02d}" for i in range(60)]
+
+
 @pytest.mark.parametrize(
     ("vocabulary", "said"),
     [
         ({"item_ids": ["a", "b"]}, "60 items and a vocabulary of 2"),
         ({"item_ids": ["a"] * 60}, "vocabulary of 60, 1 of them different"),
-        ({}, "not as this package's data module saves it"),
+        ({}, "no item vocabulary"),
         ({"item_ids": None}, "not as this package's data module saves it"),
         ({"item_ids": [[1]] * 60}, "not as this package's data module saves it"),
-        ([1, 2], "not as this package's data module saves it"),
+        ([1, 2], "no item vocabulary"),
     ],
 )
 def test_a_vocabulary_that_does_not_fit_is_refused(saved: Callable, good: dict, vocabulary: object, said: str) -> None:

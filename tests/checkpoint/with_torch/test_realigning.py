@@ -213,7 +213,7 @@ def test_a_file_without_a_vocabulary_takes_one(trained: FitResult, tmp_path: Pat
     [
         (lambda c: c.pop("optimizer_states"), "no optimizer state"),
         (lambda c: c["hyper_parameters"].update(layers=3), "is not a checkpoint of MultiVAE"),
-        (lambda c: c["state_dict"].pop("mu.bias"), "are not those of a MultiVAE"),
+        (lambda c: c["state_dict"].pop("mu.bias"), 'Missing key.* "mu.bias"'),
         (lambda c: c["optimizer_states"][0]["param_groups"][0]["params"].pop(), "The optimizer has 11 tensors"),
     ],
 )
