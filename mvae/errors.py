@@ -23,6 +23,10 @@ class CheckpointError(ValueError):
         super().__init__(printable(message))
 
 
+class UnsupportedFileError(CheckpointError):
+    """A file of a kind that is not read, such as an encrypted zip. Nothing says that it is damaged."""
+
+
 class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
     """There is no such file or folder, or no checkpoint in the folder."""
 

@@ -1,30 +1,26 @@
-"""The checkpoint as a zip file: which members it has, where their bytes lie, and what each byte in between
-is.
+"""The checkpoint as a zip file: which members it has, where their bytes lie, and what each byte in between is.
 
-PyTorch writes a plain zip, every member stored as it is, and pads the local header of each so that its data
-starts at a multiple of 64 bytes. Python's `zipfile` reads it, but tells neither where the data starts nor
-what the padding is, and takes members that overlap; so the directory is read here, in the order of PKWARE's
-APPNOTE.TXT, sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.14 to 4.3.16 (its end) and 4.5.3
-(sizes past 4 GB).
+PyTorch writes a plain zip, every member stored as it is, and pads the local header of each so that its data starts at a
+multiple of 64 bytes. Python's `zipfile` reads it, but tells neither where the data starts nor what the padding is,
+takes members that overlap, and finds other members than PyTorch does. So the directory is read here.
+
+What PyTorch's own reader (`caffe2/serialize/inline_container.cc`, on miniz) finds is what is found here; where the two
+could differ, the file is refused.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
+from mvae.checkpoint.files import zip_structures as zs
 from mvae.checkpoint.files.source import DEFLATED, STORED, Record, Source
-from mvae.errors import SALVAGE, CheckpointError
+from mvae.errors import SALVAGE, CheckpointError, UnsupportedFileError
 
-_LOCAL = struct.Struct("<4s5H3L2H")
-_CENTRAL = struct.Struct("<4s6H3L5H2L")
-_END = struct.Struct("<4s4H2LH")
-_LOCATOR64 = struct.Struct("<4sLQL")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-
-_MAX32, _MAX16 = 0xFFFFFFFF, 0xFFFF
-_ENCRYPTED, _HAS_DESCRIPTOR = 0x1, 0x8
+_ENCRYPTED, _IS_PATCH = 0x1 | 0x40 | 0x2000, 0x20
+_IS_FOLDER = 0x10
 MAX_MEMBERS = 1 << 19
+_MAX_NAME = 512
+_MAX_SMALL = 1024
 _BATCH = 64
 """Headers that are read before the memory they were mapped into is let go."""
 
@@ -40,34 +36,12 @@ class Member(Record):
 
     __slots__ = ("end", "flags", "header", "padding")
 
-    def __init__(self, source: Source, name: str, header: int, sizes: tuple[int, int], entry: _Entry) -> None:
-        super().__init__(source, name, 0, sizes[1], entry.crc32, sizes[0], entry.method)
+    def __init__(self, source: Source, name: str, header: int, sizes: tuple[int, int], entry: zs.Entry) -> None:
+        super().__init__(source, name, 0, sizes[0], entry.crc32, sizes[1], entry.method)
         self.header = header
         self.flags = entry.flags
         self.padding = 0
         self.end = 0
-
-
-class _Entry(NamedTuple):
-    """One record of the central directory, as it is written."""
-
-    signature: bytes
-    made_by: int
-    needs: int
-    flags: int
-    method: int
-    time: int
-    date: int
-    crc32: int
-    stored: int
-    size: int
-    name_length: int
-    extra_length: int
-    comment_length: int
-    disk: int
-    internal: int
-    external: int
-    header: int
 
 
 class Archive:
@@ -86,21 +60,31 @@ class Archive:
 
         Raises:
             CheckpointError: no zip directory, or one that contradicts itself or the file.
+            UnsupportedFileError: it is encrypted, or a part of something.
         """
         self.source = source
         count, start, size, self.end = _read_end(source)
         self.directory = (start, start + size)
         self.members: dict[str, Member] = {}
+        self._folded: dict[str, Member] = {}
         for member in _read_directory(source, count, start, size):
-            if member.name in self.members:
-                raise CheckpointError(f"{source.name} has two members named '{member.name}'. PyTorch writes one.")
-            self.members[member.name] = member
+            self._add(member)
         for number, member in enumerate(self.members.values(), start=1):
             _read_local_header(source, member, start)
             if number % _BATCH == 0:
                 source.forget()
         self._refuse_overlaps()
         self.root = next(iter(self.members), "").partition("/")[0] + "/"
+
+    def _add(self, member: Member) -> None:
+        twin = self._folded.setdefault(_folded(member.name), member)
+        if twin is not member:
+            same = "two members named" if twin.name == member.name else f"the members '{twin.name}' and"
+            raise CheckpointError(
+                f"{self.source.name} has {same} '{member.name}'. PyTorch tells names apart without regard to case and "
+                "would take one of the two: which, depends on their order. It writes no such file: do not load it."
+            )
+        self.members[member.name] = member
 
     def _refuse_overlaps(self) -> None:
         position, before = 0, ""
@@ -113,72 +97,62 @@ class Archive:
             position, before = member.end, member.name
 
     def get(self, name: str) -> Member | None:
-        """The member PyTorch would find under `name`, such as `data.pkl` or `data/0`."""
-        return self.members.get(self.root + name)
+        """The member PyTorch would find under `name`, such as `data.pkl` or `data/0`, capital letters or not."""
+        return self._folded.get(_folded(self.root + name))
 
-    def read_small(self, name: str, limit: int = 1024) -> bytes | None:
+    def small(self, name: str) -> bytes | None:
         """The content of a small member such as `byteorder`, or None if it is not there."""
         member = self.get(name)
         if member is None:
             return None
-        if member.size > limit:
-            raise CheckpointError(f"'{member.name}' is {member.size:,} bytes; at most {limit} were expected.")
+        if member.size > _MAX_SMALL:
+            raise CheckpointError(f"'{member.name}' is {member.size:,} bytes; at most {_MAX_SMALL:,} were expected.")
         return bytes(member.view())
 
-    @property
-    def has_checksums(self) -> bool:
-        """False if the file was saved with `compute_crc32=False`: every CRC-32 in it is then zero."""
-        return any(member.crc32 for member in self.members.values())
 
-    def byteorder(self) -> str:
-        """`little` or `big`: the order of the bytes in every storage. Files older than PyTorch 2.1 do not
-        say.
-        """
-        content = self.read_small("byteorder")
-        if content is None:
-            return "little"
-        if content not in (b"little", b"big"):
-            raise CheckpointError(f"the member 'byteorder' holds {content[:20]!r}; 'little' or 'big' was expected.")
-        return content.decode()
+def _folded(name: str) -> str:
+    """A name as PyTorch compares it: the letters A to Z made small, and no others."""
+    return name.lower() if name.isascii() else "".join(c.lower() if c.isascii() else c for c in name)
 
 
 def _read_end(source: Source) -> tuple[int, int, int, tuple[int, int]]:
     """(members, offset of the directory, its bytes, span of the end records)."""
-    tail_start = max(0, source.size - _END.size - _MAX16)
-    tail = bytes(source.data[tail_start:])
-    at = tail.rfind(b"PK\5\6")
-    if at < 0 or len(tail) - at < _END.size:
+    found, (first, past) = _find_end(source)
+    if found.disk or found.first_disk or found.entries_here != found.entries:
+        raise _several_parts(source)
+    if found.start + found.size > first or found.entries * zs.ENTRY.size > found.size:
+        raise CheckpointError(
+            f"{source.name}: the zip's end says {found.entries:,} members in {found.size:,} bytes at {found.start:,}, "
+            f"and the file has {source.size:,} bytes. It was cut, joined or changed after it was written."
+        )
+    if found.entries > MAX_MEMBERS:
+        raise CheckpointError(f"{source.name} claims {found.entries:,} zip members; at most {MAX_MEMBERS:,} are read.")
+    return found.entries, found.start, found.size, (first, past)
+
+
+def _find_end(source: Source) -> tuple[zs.End | zs.End64, tuple[int, int]]:
+    """The record that says where the directory is, and the span of all records that end the file."""
+    position = zs.find_last(source.data, zs.END)
+    end = zs.END.read(source.data, position)
+    if end is None:
         raise CheckpointError(
             f"{source.name} starts as a zip file and its directory, which stands at the end, is missing: the "
             f"file is cut off after {source.size:,} bytes.{SALVAGE}"
         )
-    _, disk, _, _, count, size, start, comment = _END.unpack_from(tail, at)
-    position = tail_start + at
-    first, count, size, start = _read_end64(source, position, count, size, start)
-    if disk not in (0, _MAX16):
-        raise CheckpointError(f"{source.name} is one part of a zip in several parts; PyTorch does not write those.")
-    if start + size > first or count * _CENTRAL.size > size:
-        raise CheckpointError(
-            f"{source.name}: the zip's end says {count:,} members in {size:,} bytes at {start:,}, and the "
-            f"file has {source.size:,} bytes. It was cut, joined or changed after it was written."
-        )
-    if count > MAX_MEMBERS:
-        raise CheckpointError(f"{source.name} claims {count:,} zip members; at most {MAX_MEMBERS:,} are read.")
-    return count, start, size, (first, min(source.size, position + _END.size + comment))
+    past = min(source.size, position + zs.END.size + end.comment_length)
+    locator = zs.LOCATOR64.read(source.data, position - zs.LOCATOR64.size)
+    if locator is None:
+        return end, (position, past)
+    end64 = zs.END64.read(source.data, locator.at)
+    if locator.disk or locator.disks != 1:
+        raise _several_parts(source)
+    if end64 is None or end64.length < zs.END64.size - 12:
+        raise CheckpointError(f"{source.name}: the zip's record for large files is not at {locator.at:,}, as it says.")
+    return end64, (locator.at, past)
 
 
-def _read_end64(source: Source, position: int, count: int, size: int, start: int) -> tuple[int, int, int, int]:
-    """The same from the records for large files, if they are there: (first byte of them, members, bytes,
-    offset).
-    """
-    locator = position - _LOCATOR64.size
-    if locator < 0 or source.data[locator : locator + 4] != b"PK\6\7":
-        return position, count, size, start
-    at = _LOCATOR64.unpack_from(source.data, locator)[2]
-    if at + _END64.size > locator or source.data[at : at + 4] != b"PK\6\6":
-        raise CheckpointError(f"{source.name}: the zip's record for large files is not where it should be ({at:,}).")
-    fields = _END64.unpack_from(source.data, at)
-    return at, fields[7], fields[8], fields[9]
+def _several_parts(source: Source) -> UnsupportedFileError:
+    return UnsupportedFileError(f"{source.name} is one part of a zip in several parts, which PyTorch does not read.")
 
 
 def _read_directory(source: Source, count: int, start: int, size: int) -> list[Member]:
@@ -186,20 +160,21 @@ def _read_directory(source: Source, count: int, start: int, size: int) -> list[M
     data = source.data
     position, end = start, start + size
     for number in range(count):
-        if position + _CENTRAL.size > end or data[position : position + 4] != b"PK\1\2":
+        entry = zs.ENTRY.read(data, position) if position + zs.ENTRY.size <= end else None
+        if entry is None:
             raise CheckpointError(f"{source.name}: entry {number} of {count} in the zip's directory is damaged.")
-        entry = _Entry._make(_CENTRAL.unpack_from(data, position))
-        name_at = position + _CENTRAL.size
+        name_at = position + zs.ENTRY.size
         extra_at = name_at + entry.name_length
         position = extra_at + entry.extra_length + entry.comment_length
         if position > end:
             raise CheckpointError(f"{source.name}: entry {number} of {count} runs past the zip's directory.")
         name = _checked_name(bytes(data[name_at:extra_at]))
-        stored, full, header = entry.stored, entry.size, entry.header
-        if _MAX32 in (stored, full, header):
-            extra = bytes(data[extra_at : extra_at + entry.extra_length])
-            full, stored, header = _sizes64(name, extra, full, stored, header)
-        members.append(Member(source, name, header, (stored, full), entry))
+        extra = bytes(data[extra_at : extra_at + entry.extra_length])
+        sizes = zs.read_sizes64(extra, entry.size, entry.stored, entry.header)
+        if sizes is None:
+            raise CheckpointError(f"'{name}': its sizes past 4 GB are missing from the directory.")
+        _check_kind(name, entry, sizes[0], sizes[1])
+        members.append(Member(source, name, sizes[2], sizes[:2], entry))
     return members
 
 
@@ -214,78 +189,64 @@ def _checked_name(raw: bytes) -> str:
             f"a zip member is named {name[:60]!r}, which points outside the file. PyTorch never writes that: "
             "it is an attack on whoever unpacks it. Do not load it."
         )
+    if len(raw) >= _MAX_NAME:
+        raise CheckpointError(f"a zip member's name has {len(raw):,} bytes; PyTorch reads {_MAX_NAME - 1} of them.")
     return name
 
 
-def _sizes64(name: str, extra: bytes, full: int, stored: int, header: int) -> tuple[int, int, int]:
-    """(size, stored size, header offset) with those that did not fit in 32 bits taken from the extra
-    field.
-    """
-    position = 0
-    while position + 4 <= len(extra):
-        tag, length = struct.unpack_from("<2H", extra, position)
-        if tag == 1:
-            numbers = iter(struct.unpack_from(f"<{length // 8}Q", extra.ljust(position + 4 + length), position + 4))
-            try:
-                full = next(numbers) if full == _MAX32 else full
-                stored = next(numbers) if stored == _MAX32 else stored
-                header = next(numbers) if header == _MAX32 else header
-            except StopIteration:
-                raise CheckpointError(f"'{name}': its sizes past 4 GB are missing from the directory.") from None
-            break
-        position += 4 + length
-    return full, stored, header
+def _check_kind(name: str, entry: zs.Entry, size: int, stored: int) -> None:
+    """Refuse a member that PyTorch cannot read, or not for what it is."""
+    if entry.flags & _ENCRYPTED:
+        raise UnsupportedFileError(f"'{name}' is encrypted, which PyTorch does not read. Decrypt the file first.")
+    if entry.disk:
+        raise UnsupportedFileError(f"'{name}' lies in part {entry.disk} of a zip in several parts; PyTorch reads one.")
+    if entry.flags & _IS_PATCH:
+        raise UnsupportedFileError(f"'{name}' is a patch for another file (flag 0x20), which PyTorch does not read.")
+    if entry.method not in (STORED, DEFLATED):
+        raise UnsupportedFileError(f"'{name}' is compressed with method {entry.method}; PyTorch reads 0 and 8.")
+    if size and (entry.external & _IS_FOLDER or name.endswith("/")):
+        raise CheckpointError(f"'{name}' is marked as a folder and has {size:,} bytes, which PyTorch would not read.")
+    if entry.method == STORED and stored != size:
+        raise CheckpointError(f"'{name}' is {size:,} bytes stored as {stored:,}.")
 
 
 def _read_local_header(source: Source, member: Member, limit: int) -> None:
     """Find where the data starts; everything must end before `limit`, where the directory starts."""
-    if member.flags & _ENCRYPTED:
-        raise CheckpointError(f"'{member.name}' is encrypted. PyTorch does not encrypt.")
-    if member.method not in (STORED, DEFLATED):
-        raise CheckpointError(f"'{member.name}' is compressed with method {member.method}; PyTorch stores as it is.")
-    if member.method == STORED and member.stored != member.size:
-        raise CheckpointError(f"'{member.name}' is {member.size:,} bytes stored as {member.stored:,}.")
     at = member.header
-    if at + _LOCAL.size > limit or source.data[at : at + 4] != b"PK\3\4":
+    local = zs.LOCAL.read(source.data, at) if at + zs.LOCAL.size <= limit else None
+    if local is None:
         raise CheckpointError(f"'{member.name}' should start at byte {at:,} of {source.name} and does not.")
-    fields = _LOCAL.unpack_from(source.data, at)
-    name_length, extra_length = fields[9], fields[10]
-    name_at = at + _LOCAL.size
-    if source.data[name_at : name_at + name_length] != member.name.encode():
-        found = bytes(source.data[name_at : name_at + min(name_length, 60)])
+    name_at = at + zs.LOCAL.size
+    if source.data[name_at : name_at + local.name_length] != member.name.encode():
+        found = bytes(source.data[name_at : name_at + min(local.name_length, 60)])
         raise CheckpointError(f"the directory says '{member.name}' where the file itself says {found!r}.")
-    member.offset = name_at + name_length + extra_length
+    member.offset = name_at + local.name_length + local.extra_length
     past = member.offset + member.stored
     if past > limit:
         raise CheckpointError(
             f"'{member.name}' claims {member.stored:,} bytes from byte {member.offset:,}; only "
             f"{max(0, limit - member.offset):,} are there. The file was cut or changed."
         )
-    member.padding = _padding(source, name_at + name_length, extra_length)
-    member.end = past + _descriptor_size(source, member, past, limit)
+    member.padding = _padding(source, name_at + local.name_length, local.extra_length)
+    member.end = _past_descriptor(source, member, past, limit)
 
 
 def _padding(source: Source, at: int, length: int) -> int:
-    """Filler bytes in the extra field of a local header: PyTorch's own field, tagged `FB`, after its four
-    bytes.
-    """
+    """Filler bytes in the extra field of a local header: in PyTorch's own field, after its four bytes."""
     position, end, filler = at, at + length, 0
     while position + 4 <= end:
         tag, size = struct.unpack_from("<2H", source.data, position)
-        if tag == 0x4246:
+        if tag == zs.PADDING_TAG:
             filler += min(size, end - position - 4)
         position += 4 + size
     return filler
 
 
-def _descriptor_size(source: Source, member: Member, at: int, limit: int) -> int:
-    """Bytes of the record after the data that repeats its CRC and sizes: 16, or 24 past 4 GB, or none."""
-    if not member.flags & _HAS_DESCRIPTOR or source.data[at : at + 4] != b"PK\7\b":
-        return 0
-    for layout in ("<4sL2L", "<4sL2Q"):
-        if at + struct.calcsize(layout) > limit:
-            break
-        _, crc32, stored, size = struct.unpack_from(layout, source.data, at)
-        if (stored, size) == (member.stored, member.size) and crc32 == member.crc32:
-            return struct.calcsize(layout)
-    raise CheckpointError(f"'{member.name}': the record after its data contradicts the zip's directory.")
+def _past_descriptor(source: Source, member: Member, at: int, limit: int) -> int:
+    """Where the record after the data ends, which repeats its CRC and sizes; `at` if there is none."""
+    if not member.flags & zs.HAS_DESCRIPTOR or source.data[at : at + 4] != zs.DESCRIPTOR.mark:
+        return at
+    crc32, end = zs.read_descriptor(source.data, at, member.stored, member.size) or (None, 0)
+    if crc32 != member.crc32 or end > limit:
+        raise CheckpointError(f"'{member.name}': the record after its data contradicts the zip's directory.")
+    return end

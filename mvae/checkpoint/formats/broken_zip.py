@@ -6,19 +6,14 @@ the directory at the end has all of that again. Where one is damaged or cut off,
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from mvae.checkpoint.files import zip_structures as zs
 from mvae.checkpoint.files.source import STORED, Record, Source
 from mvae.checkpoint.formats.stream import BLOCK, Stream
 
-_HEADER = struct.Struct("<4s5H3L2H")
-_ENTRY = struct.Struct("<4s6H3L5H2L")
-_HAS_DESCRIPTOR = 0x8
-_ALIGNMENT = 64
 _MAX_NAME = 4096
-_MAX32 = 0xFFFFFFFF
 
 
 class Member(NamedTuple):
@@ -80,7 +75,7 @@ class Headers:
         if header.method != STORED:
             return None, header.data, "compressed, which cannot be read without the directory"
         crc32: int | None = header.crc32
-        if header.flags & _HAS_DESCRIPTOR and size:
+        if header.flags & zs.HAS_DESCRIPTOR and size:
             crc32, past = self._descriptor(past, size)
             if crc32 is None and past < self.source.size:
                 return None, header.data, "not whole: its checksum does not stand where it should"
@@ -88,20 +83,14 @@ class Headers:
 
     def _descriptor(self, at: int, size: int) -> tuple[int | None, int]:
         """The CRC-32 that follows the data, and where it ends; None and the file's end if the file ends before it."""
-        for layout in ("<4s3L", "<4sL2Q"):
-            end = at + struct.calcsize(layout)
-            if end > self.source.size:
-                return None, self.source.size
-            mark, crc32, stored, full = struct.unpack_from(layout, self.source.data, at)
-            if mark == b"PK\7\b" and stored == full == size:
-                return crc32, end
-        return None, at
+        cut_off = at + zs.DESCRIPTOR64.size > self.source.size
+        return zs.read_descriptor(self.source.data, at, size, size) or (None, self.source.size if cut_off else at)
 
     def _next(self, position: int) -> _Header | None:
         """The first header from `position` on."""
         while True:
-            if self.source.data[position : position + 4] != b"PK\3\4":
-                position = search(self.stream, self.source, b"PK\3\4", position)
+            if self.source.data[position : position + 4] != zs.LOCAL.mark:
+                position = search(self.stream, self.source, zs.LOCAL.mark, position)
                 if position < 0:
                     return None
             header = read_header(self.source, position)
@@ -117,15 +106,16 @@ def inner_name(name: str) -> str:
 
 def read_header(source: Source, at: int) -> _Header | None:
     """The header that starts at a byte, or None if none does."""
-    if at < 0 or at + _HEADER.size > source.size or source.data[at : at + 4] != b"PK\3\4":
+    local = zs.LOCAL.read(source.data, at)
+    if local is None or local.name_length > _MAX_NAME:
         return None
-    _, _, flags, method, _, _, crc32, _, _, name_length, extra_length = _HEADER.unpack_from(source.data, at)
-    name_at = at + _HEADER.size
-    data = name_at + name_length + extra_length
-    if data > source.size or name_length > _MAX_NAME or not _is_chain(source.data[name_at + name_length : data]):
+    name_at = at + zs.LOCAL.size
+    extra_at = name_at + local.name_length
+    data = extra_at + local.extra_length
+    if data > source.size or not _is_chain(source.data[extra_at:data]):
         return None
-    name = bytes(source.data[name_at : name_at + name_length]).decode("utf-8", "replace")
-    return _Header(at, name, data, flags, method, crc32)
+    name = bytes(source.data[name_at:extra_at]).decode("utf-8", "replace")
+    return _Header(at, name, data, local.flags, local.method, local.crc32)
 
 
 def _is_chain(extra: memoryview) -> bool:
@@ -152,44 +142,21 @@ def search(stream: Stream, source: Source, pattern: bytes, position: int) -> int
 def directory_records(source: Source) -> list[Record]:
     """A record for each entry of the directory that makes sense, in order; empty if there is no directory."""
     found: list[Record] = []
-    at = _directory_start(source)
-    while at is not None and at + _ENTRY.size <= source.size and source.data[at : at + 4] == b"PK\1\2":
-        fields = _ENTRY.unpack_from(source.data, at)
-        method, crc32, stored, full = fields[4], *fields[7:10]
-        name_length, extra_length, comment_length = fields[10:13]
-        name_at = at + _ENTRY.size
-        raw = bytes(source.data[name_at : name_at + name_length])
-        extra = bytes(source.data[name_at + name_length : name_at + name_length + extra_length])
-        at = name_at + name_length + extra_length + comment_length
-        sizes = _wide(extra, full, stored, fields[16])
-        if method == STORED and sizes is not None and len(raw) == name_length <= _MAX_NAME:
-            name = raw.decode("utf-8", "replace")
-            offset = _data_offset(source, sizes[2], raw)
-            if sizes[0] == sizes[1] and offset + sizes[0] <= source.size:
-                found.append(Record(source, name, offset, sizes[0], crc32))
+    ends = (kind.read(source.data, zs.find_last(source.data, kind)) for kind in (zs.END64, zs.END))
+    at = next((end.start for end in ends if end is not None), source.size)
+    while (entry := zs.ENTRY.read(source.data, at)) is not None:
+        name_at = at + zs.ENTRY.size
+        extra_at = name_at + entry.name_length
+        raw = bytes(source.data[name_at:extra_at])
+        extra = bytes(source.data[extra_at : extra_at + entry.extra_length])
+        at = extra_at + entry.extra_length + entry.comment_length
+        sizes = zs.read_sizes64(extra, entry.size, entry.stored, entry.header)
+        if entry.method == STORED and sizes is not None and len(raw) == entry.name_length <= _MAX_NAME:
+            size, stored, header = sizes
+            offset = _data_offset(source, header, raw)
+            if size == stored and offset + size <= source.size:
+                found.append(Record(source, raw.decode("utf-8", "replace"), offset, size, entry.crc32))
     return found
-
-
-def _directory_start(source: Source) -> int | None:
-    """Where the directory starts, as the records that end the file say."""
-    first = max(0, source.size - 22 - 0xFFFF)
-    tail = bytes(source.data[first:])
-    end, end64 = tail.rfind(b"PK\5\6"), tail.rfind(b"PK\6\6")
-    if end64 >= 0 and end64 + 56 <= len(tail):
-        return int.from_bytes(tail[end64 + 48 : end64 + 56], "little")
-    return int.from_bytes(tail[end + 16 : end + 20], "little") if end >= 0 else None
-
-
-def _wide(extra: bytes, full: int, stored: int, header: int) -> tuple[int, int, int] | None:
-    """The sizes and the header's place, with those past 4 GB taken from the extra field."""
-    numbers = [full, stored, header]
-    wanted = [i for i, number in enumerate(numbers) if number == _MAX32]
-    if wanted:
-        if len(extra) < 4 + 8 * len(wanted) or extra[:2] != b"\1\0":
-            return None
-        for i, number in zip(wanted, struct.unpack_from(f"<{len(wanted)}Q", extra, 4), strict=True):
-            numbers[i] = number
-    return numbers[0], numbers[1], numbers[2]
 
 
 def _data_offset(source: Source, header: int, name: bytes) -> int:
@@ -197,5 +164,5 @@ def _data_offset(source: Source, header: int, name: bytes) -> int:
     found = read_header(source, header)
     if found is not None and found.name.encode() == name:
         return found.data
-    before = header + _HEADER.size + len(name) + 4
-    return before + -before % _ALIGNMENT
+    before = header + zs.LOCAL.size + len(name) + 4
+    return before + -before % zs.ALIGNMENT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from mvae.checkpoint.files import zip_structures as zs
 from mvae.checkpoint.files.archive import Archive
 from mvae.checkpoint.files.source import Record, Source
 from mvae.checkpoint.formats.contents import Contents
@@ -15,6 +16,8 @@ from mvae.checkpoint.pickled.values import Global, Storage, Tensor, contiguous
 from mvae.errors import SALVAGE, CheckpointError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
+_LAST_VERSION = 10
+"""`kMaxSupportedFileFormatVersion` in `caffe2/serialize/versions.h`."""
 
 
 def read_source(source: Source, limits: Limits = DEFAULT_LIMITS, contents: Contents | None = None) -> Contents:
@@ -66,7 +69,8 @@ def _read_zip(source: Source, contents: Contents, limits: Limits) -> Contents:
     pickle = archive.get("data.pkl")
     if pickle is None:
         raise CheckpointError(_not_a_checkpoint(archive))
-    if archive.get("constants.pkl") is not None:
+    _check_root(archive)
+    if archive.root + "constants.pkl" in archive.members:
         contents.format = Format.TORCHSCRIPT
     contents.archive = archive
     contents.records = [*sorted(archive.members.values(), key=lambda member: member.header)]
@@ -79,9 +83,26 @@ def _read_zip(source: Source, contents: Contents, limits: Limits) -> Contents:
     return contents
 
 
+def _check_root(archive: Archive) -> None:
+    """Refuse what PyTorch's reader refuses: a version that it does not know, members in another folder."""
+    name = archive.source.name
+    version = archive.small(".data/version" if archive.get(".data/version") else "version")
+    if version is None or not version.strip().isdigit() or not 1 <= int(version) <= _LAST_VERSION:
+        says = "does not say" if version is None else f"says {version[:20]!r}"
+        raise CheckpointError(
+            f"{name} {says} in which version of PyTorch's format it is; 1 to {_LAST_VERSION} are read, here and there."
+        )
+    for member in archive.members:
+        if not member.startswith(archive.root):
+            raise CheckpointError(
+                f"{name} has '{member}' beside the folder '{archive.root}'. PyTorch writes one folder and reads no "
+                "file with two."
+            )
+
+
 def _find_storages(archive: Archive, storages: dict[str, Storage]) -> None:
     """Give each storage its zip member."""
-    order = archive.byteorder()
+    order = _byteorder(archive)
     for key, storage in storages.items():
         if storage.location == "meta":
             continue
@@ -95,6 +116,14 @@ def _find_storages(archive: Archive, storages: dict[str, Storage]) -> None:
             )
         storage.record = record
         storage.byteorder = order
+
+
+def _byteorder(archive: Archive) -> str:
+    """`little` or `big`: the order of the bytes in every storage. Files older than PyTorch 2.1 do not say."""
+    content = archive.small("byteorder")
+    if content not in (None, b"little", b"big"):
+        raise CheckpointError(f"the member 'byteorder' holds {content[:20]!r}; 'little' or 'big' was expected.")
+    return "big" if content == b"big" else "little"
 
 
 def _not_a_checkpoint(archive: Archive) -> str:
@@ -175,6 +204,11 @@ def _read_pickle(source: Source, contents: Contents, limits: Limits) -> Contents
         ) from None
     contents.trace = unpickler.trace
     contents.pickles = contents.records = [Record(source, "pickle", 0, unpickler.position)]
+    if zs.find_last(source.data, zs.END) >= unpickler.position:
+        raise CheckpointError(
+            f"{source.name} is a pickle with a zip file behind it: PyTorch would read the one, and a program that "
+            "looks for a zip the other. Do not load it."
+        )
     return contents
 
 

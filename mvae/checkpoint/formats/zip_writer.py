@@ -3,7 +3,7 @@
 A zip in which nothing is compressed. Every member's data starts at a multiple of 64 bytes, so that it can be mapped
 into memory; a filler in its header, an extra field tagged `FB`, sees to that. Checksum and sizes follow the data (a
 "data descriptor"), so that a file can be written in one go, to a pipe too. After the members come their directory
-and its end. Section numbers refer to PKWARE's APPNOTE.TXT; the rest follows `caffe2/serialize/inline_container.cc`.
+and its end. As in `caffe2/serialize/inline_container.cc`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
+from mvae.checkpoint.files import zip_structures as zs
 from mvae.checkpoint.pickled.writer import Pickler, Stored
 from mvae.durable import durable_file
 from mvae.errors import CheckpointError
 
 Output: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 
-ALIGNMENT = 64
-_MAX32, _MAX16 = 0xFFFFFFFF, 0xFFFF
-_FLAGS = 0x0808  # a data descriptor follows; names are UTF-8
-_UTF8 = 0x0800
+_ROOT = "archive"
 
 
 def refuse_to_overwrite(path: object, out: Output) -> None:
@@ -77,12 +75,10 @@ class ZipWriter:
 
     Args:
         file: only ever written to.
-        root: the folder that all members are put in.
     """
 
-    def __init__(self, file: BinaryIO, root: str = "archive") -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self.file = file
-        self.root = root
         self.position = 0
         self._members: list[_Written] = []
 
@@ -97,7 +93,8 @@ class ZipWriter:
         Raises:
             CheckpointError: the blocks do not add up to `size` bytes.
         """
-        member = _Written(f"{self.root}/{name}".encode(), self.position, size, 0, _FLAGS if size else _UTF8)
+        flags = zs.UTF8 | (zs.HAS_DESCRIPTOR if size else 0)
+        member = _Written(f"{_ROOT}/{name}".encode(), self.position, size, 0, flags)
         self._write(*_local_header(member))
         start, crc32 = self.position, 0
         for block in blocks:
@@ -105,51 +102,40 @@ class ZipWriter:
             self._write(block)
         if self.position - start != size:
             raise CheckpointError(f"'{name}' should be {size:,} bytes and came to {self.position - start:,}.")
-        member = member._replace(crc32=crc32)
         if size:
-            wide = size >= _MAX32 or member.header >= _MAX32
-            self._write(struct.pack("<4sL2Q" if wide else "<4s3L", b"PK\7\b", crc32, size, size))
-        self._members.append(member)
+            wide = size >= zs.MAX32 or member.header >= zs.MAX32
+            self._write((zs.DESCRIPTOR64 if wide else zs.DESCRIPTOR).write(crc32, size, size))
+        self._members.append(member._replace(crc32=crc32))
         return crc32
 
     def close(self) -> None:
-        """Write the directory and its end (4.3.12 to 4.3.16)."""
+        """Write the directory and its end."""
         start = self.position
         for member in self._members:
             self._write(*_directory_entry(member))
         end = self.position
         count, size = len(self._members), end - start
-        self._write(struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 0x31E, 45, 0, 0, count, count, size, start))
-        self._write(struct.pack("<4sLQL", b"PK\6\7", 0, end, 1))
-        short = min(count, _MAX16)
-        self._write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, short, short, min(size, _MAX32), min(start, _MAX32), 0))
+        short = min(count, zs.MAX16)
+        self._write(
+            zs.END64.write(44, 0x31E, 45, 0, 0, count, count, size, start),
+            zs.LOCATOR64.write(0, end, 1),
+            zs.END.write(0, 0, short, short, min(size, zs.MAX32), min(start, zs.MAX32), 0),
+        )
 
 
 def _local_header(member: _Written) -> tuple[bytes, ...]:
-    """4.3.7, with the sizes left out: they follow the data."""
-    extra = _sizes64(member)
-    before = member.header + 30 + len(member.name) + len(extra) + 4
-    filler = -before % ALIGNMENT
-    extra += b"FB" + struct.pack("<H", filler) + b"Z" * filler
-    fixed = struct.pack("<4s5H3L2H", b"PK\3\4", 0, member.flags, 0, 0, 0, 0, 0, 0, len(member.name), len(extra))
-    return fixed, member.name, extra
-
-
-def _sizes64(member: _Written) -> bytes:
-    """The extra field with what does not fit in 32 bits (4.5.3)."""
-    numbers = [member.size, member.size] if member.size >= _MAX32 else []
-    numbers += [member.header] if member.header >= _MAX32 else []
-    return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
+    """With the sizes left out: they follow the data."""
+    extra = zs.write_sizes64(member.size, member.header)
+    filler = -(member.header + zs.LOCAL.size + len(member.name) + len(extra) + 4) % zs.ALIGNMENT
+    extra += struct.pack("<2H", zs.PADDING_TAG, filler) + b"Z" * filler
+    return zs.LOCAL.write(0, member.flags, 0, 0, 0, 0, 0, 0, len(member.name), len(extra)), member.name, extra
 
 
 def _directory_entry(member: _Written) -> tuple[bytes, ...]:
-    extra = _sizes64(member)
-    size, header = min(member.size, _MAX32), min(member.header, _MAX32)
+    extra = zs.write_sizes64(member.size, member.header)
+    size, header = min(member.size, zs.MAX32), min(member.header, zs.MAX32)
     lengths = (len(member.name), len(extra), 0, 0, 0, 0)
-    fixed = struct.pack(
-        "<4s6H3L5H2L", b"PK\1\2", 0, 0, member.flags, 0, 0, 0, member.crc32, size, size, *lengths, header
-    )
-    return fixed, member.name, extra
+    return zs.ENTRY.write(0, 0, member.flags, 0, 0, 0, member.crc32, size, size, *lengths, header), member.name, extra
 
 
 def write_checkpoint(
@@ -174,7 +160,7 @@ def write_checkpoint(
     writer = ZipWriter(file)
     writer.add("data.pkl", len(pickle), [pickle])
     _add_text(writer, ".format_version", "1")
-    _add_text(writer, ".storage_alignment", str(ALIGNMENT))
+    _add_text(writer, ".storage_alignment", str(zs.ALIGNMENT))
     _add_text(writer, "byteorder", "little")
     checksums = {}
     for stored in pickler.storages.values():

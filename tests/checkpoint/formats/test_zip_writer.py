@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from real_files import foreign_objects, special_tensors
 
 from mvae.checkpoint import CheckpointError, read
+from mvae.checkpoint.files import zip_structures as zs
 from mvae.checkpoint.files.archive import Archive
 from mvae.checkpoint.files.source import Source
 from mvae.checkpoint.formats.stream import Stream
-from mvae.checkpoint.formats.zip_writer import ALIGNMENT, ZipWriter, output, write_checkpoint
+from mvae.checkpoint.formats.zip_writer import ZipWriter, output, write_checkpoint
 from mvae.checkpoint.pickled.values import Global, Object, Storage, Tensor
 from mvae.checkpoint.pickled.writer import Pickler
 
@@ -79,7 +80,7 @@ def test_the_zip_is_torchs_to_the_byte(sizes: list[int]) -> None:
 def test_data_is_aligned_the_pickle_first_and_every_checksum_right() -> None:
     raw = written(read(saved({"a": torch.ones(3), "b": torch.ones(5, dtype=torch.bool)})).tree)
     members = Archive(Source.open(raw)).members
-    assert all(member.offset % ALIGNMENT == 0 for member in members.values())
+    assert all(member.offset % zs.ALIGNMENT == 0 for member in members.values())
     assert next(iter(members)) == "archive/data.pkl"
     assert zipfile.ZipFile(io.BytesIO(raw)).testzip() is None
 

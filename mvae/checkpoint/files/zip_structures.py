@@ -1,0 +1,179 @@
+"""The structures that a zip file is made of, each once: for the reader, the writer and the search through what is left.
+
+Section numbers refer to PKWARE's APPNOTE.TXT. All numbers are little-endian; what does not fit in 32 bits is written as
+`MAX32` and stands in an extra field (4.5.3).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+MAX32, MAX16 = 0xFFFFFFFF, 0xFFFF
+HAS_DESCRIPTOR, UTF8 = 0x8, 0x800
+"""Bits of `flags`: checksum and sizes follow the data; the name is UTF-8."""
+ALIGNMENT = 64
+"""PyTorch's: bytes, of which every member's data starts at a multiple."""
+PADDING_TAG = 0x4246
+"""`FB`: PyTorch's extra field, filled so that the data is aligned."""
+
+Data = bytes | bytearray | memoryview
+Fields = TypeVar("Fields", bound=tuple[Any, ...])
+
+
+class Structure(Generic[Fields]):
+    """A record that starts with four bytes of its own, and has numbers of fixed length after them.
+
+    Args:
+        mark: the four bytes.
+        layout: of the numbers, as `struct` writes it.
+        fields: the named tuple that they become.
+    """
+
+    def __init__(self, mark: bytes, layout: str, fields: Callable[..., Fields]) -> None:
+        self.mark = mark
+        self._struct = struct.Struct("<4s" + layout)
+        self._fields = fields
+        self.size = self._struct.size
+
+    def read(self, data: Data, at: int) -> Fields | None:
+        """The record at a byte, or None if none stands there."""
+        if at < 0 or at + self.size > len(data) or data[at : at + 4] != self.mark:
+            return None
+        return self._fields(*self._struct.unpack_from(data, at)[1:])
+
+    def write(self, *numbers: int) -> bytes:
+        """The record with these numbers."""
+        return self._struct.pack(self.mark, *numbers)
+
+
+class Local(NamedTuple):
+    """What stands in front of a member's data (4.3.7); then come name and extra field."""
+
+    needs: int
+    flags: int
+    method: int
+    time: int
+    date: int
+    crc32: int
+    stored: int
+    size: int
+    name_length: int
+    extra_length: int
+
+
+class Entry(NamedTuple):
+    """A member's entry in the central directory (4.3.12); then come name, extra field and comment."""
+
+    made_by: int
+    needs: int
+    flags: int
+    method: int
+    time: int
+    date: int
+    crc32: int
+    stored: int
+    size: int
+    name_length: int
+    extra_length: int
+    comment_length: int
+    disk: int
+    internal: int
+    external: int
+    header: int
+
+
+class End(NamedTuple):
+    """Where the directory is, the last record of the file (4.3.16); then comes a comment."""
+
+    disk: int
+    first_disk: int
+    entries_here: int
+    entries: int
+    size: int
+    start: int
+    comment_length: int
+
+
+class Locator64(NamedTuple):
+    """Where the end record for large files is (4.3.15)."""
+
+    disk: int
+    at: int
+    disks: int
+
+
+class End64(NamedTuple):
+    """The end record for large files (4.3.14)."""
+
+    length: int
+    made_by: int
+    needs: int
+    disk: int
+    first_disk: int
+    entries_here: int
+    entries: int
+    size: int
+    start: int
+
+
+class Descriptor(NamedTuple):
+    """What may follow a member's data (4.3.9)."""
+
+    crc32: int
+    stored: int
+    size: int
+
+
+LOCAL = Structure(b"PK\3\4", "5H3L2H", Local)
+ENTRY = Structure(b"PK\1\2", "6H3L5H2L", Entry)
+END = Structure(b"PK\5\6", "4H2LH", End)
+LOCATOR64 = Structure(b"PK\6\7", "LQL", Locator64)
+END64 = Structure(b"PK\6\6", "Q2H2L4Q", End64)
+DESCRIPTOR = Structure(b"PK\7\b", "3L", Descriptor)
+DESCRIPTOR64 = Structure(b"PK\7\b", "L2Q", Descriptor)
+
+END_WITHIN = 4096
+"""Bytes from the file's end, in which the end record is looked for: PyTorch looks farther back only in large files."""
+
+
+def find_last(data: Data, structure: Structure[Any]) -> int:
+    """Where the last record of a kind starts near the file's end, or -1."""
+    first = max(0, len(data) - END_WITHIN)
+    at = bytes(data[first:]).rfind(structure.mark)
+    return first + at if at >= 0 else -1
+
+
+def read_sizes64(extra: bytes, size: int, stored: int, header: int) -> tuple[int, int, int] | None:
+    """(size, stored size, place of the header), those past 4 GB taken from the extra field; None if it lacks them."""
+    numbers = [size, stored, header]
+    wanted = [i for i, number in enumerate(numbers) if number == MAX32]
+    position = 0
+    while wanted and position + 4 <= len(extra):
+        tag, length = struct.unpack_from("<2H", extra, position)
+        position += 4
+        if tag == 1:
+            if length < 8 * len(wanted) or position + 8 * len(wanted) > len(extra):
+                return None
+            for i, number in zip(wanted, struct.unpack_from(f"<{len(wanted)}Q", extra, position), strict=True):
+                numbers[i] = number
+            break
+        position += length
+    return numbers[0], numbers[1], numbers[2]
+
+
+def write_sizes64(size: int, header: int) -> bytes:
+    """The extra field for a member that is stored as it is; empty if all fits in 32 bits."""
+    numbers = [size, size] if size >= MAX32 else []
+    numbers += [header] if header >= MAX32 else []
+    return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
+
+
+def read_descriptor(data: Data, at: int, stored: int, size: int) -> tuple[int, int] | None:
+    """(CRC-32, where the record ends) after the data of a member of these sizes; None if none stands there."""
+    for kind in (DESCRIPTOR, DESCRIPTOR64):
+        found = kind.read(data, at)
+        if found is not None and (found.stored, found.size) == (stored, size):
+            return found.crc32, at + kind.size
+    return None
