@@ -15,7 +15,7 @@ from typing import Any
 
 from mvae.checkpoint.files.source import Input
 from mvae.checkpoint.formats.reading import read
-from mvae.checkpoint.pickled.machine import DEFAULT_LIMITS, Limits, collector_held_off
+from mvae.checkpoint.pickled.limits import DEFAULT_LIMITS, Limits, collector_held_off
 from mvae.checkpoint.report.report import Report
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mvae.checkpoint.drawing.outline import MAX_LINE, Node, Outline, more
-from mvae.checkpoint.pickled.machine import collector_held_off
+from mvae.checkpoint.pickled.limits import collector_held_off
 from mvae.text import printable, size
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from mvae.checkpoint.files.source import Input, Source
 from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.one_file import read_source
 from mvae.checkpoint.formats.sharded import read_folder
-from mvae.checkpoint.pickled.machine import DEFAULT_LIMITS, Limits
+from mvae.checkpoint.pickled.limits import DEFAULT_LIMITS, Limits
 
 
 def read(path: Input, limits: Limits = DEFAULT_LIMITS) -> Contents:

@@ -13,57 +13,24 @@ The opcodes are described in CPython's `Lib/pickletools.py`.
 from __future__ import annotations
 
 import codecs
-import gc
 import struct
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from mvae.checkpoint.pickled import rebuild
-from mvae.checkpoint.pickled.keys import KeyGuard
+from mvae.checkpoint.pickled.limits import DEFAULT_LIMITS, KeyGuard, Limits, collector_held_off
+from mvae.checkpoint.pickled.reach import FOLLOWED
 from mvae.checkpoint.pickled.values import Blob, Global, NumpyArray, NumpyDtype, Object, ObjectDict, Tensor
 from mvae.checkpoint.pickled.walk import check_shape
 from mvae.errors import CheckpointError
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one pickle may cost. The largest real checkpoints stay far below.
-
-    Attributes:
-        opcodes: instructions; a tensor takes about 35.
-        memory: bytes of strings and containers, by a rough count.
-        blob: a string or bytes longer than this stays in the file as a `Blob`.
-        depth: containers inside containers. Python itself pickles at most 1,000.
-        unfolded: values, when one that is used twice counts twice; stops a dict that doubles itself.
-    """
-
-    opcodes: int = 12_000_000
-    memory: int = 400 << 20
-    blob: int = 1 << 20
-    depth: int = 500
-    unfolded: int = 50_000_000
-
-
-DEFAULT_LIMITS = Limits()
 _CONTAINER = 150  # bytes that an empty dict, its place on the stack and in the checks cost, roughly
 _CHUNK = 4096  # opcodes between two looks at what small values have cost; large ones are looked at when they come
 _MAX_LINE = 1 << 16
 _NOTHING = object()
-
-
-@contextmanager
-def collector_held_off() -> Iterator[None]:
-    """Hold off Python's search for cycles, which would go through a million live values again and again."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 class Trace:
@@ -75,6 +42,8 @@ class Trace:
         globals: every name it would import, in the order of the file; `Global.uses` says what it does with each.
         named_classes: classes it refers to by a persistent id, as PyTorch's old format does.
         numpy_types: codes of the numpy types whose state it sets, such as `f4`.
+        calls: calls that reach further than their name says, with their arguments; see `reach.FOLLOWED`.
+        unseen: what in it could not be looked into, one sentence each.
     """
 
     def __init__(self) -> None:
@@ -83,6 +52,8 @@ class Trace:
         self.globals: list[Global] = []
         self.numpy_types: list[str] = []
         self.named_classes = 0
+        self.calls: list[tuple[Global, tuple[Any, ...]]] = []
+        self.unseen: list[str] = []
 
     def add(self, other: Trace) -> None:
         """Take in what another pickle of the same checkpoint did."""
@@ -90,6 +61,8 @@ class Trace:
         self.opcodes |= other.opcodes
         self.numpy_types += other.numpy_types
         self.named_classes += other.named_classes
+        self.calls += other.calls
+        self.unseen += other.unseen
         known = {name: name for name in self.globals}
         for name in other.globals:
             if name in known:
@@ -108,8 +81,8 @@ class Unpickler:
     """
 
     __slots__ = (
-        "data", "guard", "interned", "limits", "marks", "memo", "persistent", "position", "room", "stack",
-        "trace",
+        "data", "gaps", "guard", "interned", "left", "limits", "marks", "memo", "persistent", "position", "room", "stack",
+        "trace", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -119,14 +92,16 @@ class Unpickler:
         position: int = 0,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        self.data = memoryview(data)
+        self.whole = self.data = memoryview(data)  # `data` ends where the frame does that is being read, if there is one
         self.position = position
         self.persistent = persistent or (lambda pid: Object(Global("pickle", "persistent_load"), (pid,)))
         self.limits = limits
         self.room = limits.memory
+        self.left = limits.opcodes
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: list[Any] = []
+        self.gaps = 0  # places in the memo that were leapt over
         self.interned: dict[tuple[str, str], Global] = {}
         self.guard = KeyGuard()
         self.trace = Trace()
@@ -146,7 +121,7 @@ class Unpickler:
             raise
         except (IndexError, struct.error) as error:
             if isinstance(error, struct.error) or self.position >= len(self.data):
-                raise self.error("ends in the middle: the file is cut off") from error
+                raise self.ends("ends in the middle: the file is cut off") from error
             raise self.error("takes a value that is not there") from error
         except UnicodeError as error:
             raise self.error(f"holds a string that is not valid text ({error})") from error
@@ -155,19 +130,46 @@ class Unpickler:
 
     def _run(self) -> Any:
         data, used, handlers = self.data, bytearray(256), HANDLERS
-        for _ in range(0, self.limits.opcodes, _CHUNK):
-            for _ in range(_CHUNK):
-                opcode = data[self.position]
-                self.position += 1
-                if opcode == 0x2E:  # STOP
-                    if not self.stack:
-                        raise self.error("stops before it has made a value")
-                    self.trace.opcodes.update(op for op in range(256) if used[op])
-                    return self.stack.pop()
-                used[opcode] = 1
-                handlers[opcode](self)
-            self.charge(0)
-        raise self.error(f"has more than {self.limits.opcodes:,} instructions, the limit set by `Limits.opcodes`")
+        try:
+            while self.left > 0:
+                start = self.position
+                try:
+                    for _ in range(_CHUNK):
+                        try:
+                            opcode = data[self.position]
+                        except IndexError:
+                            data = self.data = self.whole  # past the end of a frame, or of everything
+                            opcode = data[self.position]
+                        self.position += 1
+                        if opcode == 0x2E:  # STOP
+                            return self._stop()
+                        used[opcode] = 1
+                        handlers[opcode](self)
+                    self.left -= _CHUNK
+                except _FrameBegins:
+                    data = self.data
+                    self.left -= min(_CHUNK, self.position - start)
+                self.charge(0)
+            raise self.error(f"has more than {self.limits.opcodes:,} instructions, the limit set by `Limits.opcodes`")
+        finally:
+            self.trace.opcodes.update(op for op in range(256) if used[op])
+
+    def _stop(self) -> Any:
+        if self.position < len(self.data) < len(self.whole):
+            raise self.error("stops before its frame does: Python would go on elsewhere than where it stops")
+        if not self.stack:
+            raise self.error("stops before it has made a value")
+        return self.stack.pop()
+
+    def remaining(self) -> Limits:
+        """What this pickle has left over of its limits, for the next one of the same file."""
+        return replace(self.limits, opcodes=max(0, self.left - _CHUNK), memory=max(0, self.room))
+
+    def ends(self, what: str) -> CheckpointError:
+        """The error for an instruction that asks for more bytes than there are."""
+        if len(self.data) < len(self.whole):
+            what = "has an instruction that reaches past its frame: Python would drop a part of it and run what follows"
+        return self.error(what)
 
     def error(self, what: str) -> CheckpointError:
         return CheckpointError(f"the pickle {what}, at its byte {self.position:,}.")
@@ -185,7 +187,7 @@ class Unpickler:
         end = self.position + length
         if end > len(self.data):
             left = len(self.data) - self.position
-            raise self.error(f"claims a string of {length:,} bytes where {left:,} are left")
+            raise self.ends(f"claims a string of {length:,} bytes where {left:,} are left")
         raw = self.data[self.position : end]
         self.position = end
         return raw
@@ -204,7 +206,7 @@ class Unpickler:
                 self.position += found + 1
                 self.charge(found)
                 return text
-        raise self.error("has a line that does not end")
+        raise self.ends("has a line that does not end")
 
     def pop_mark(self) -> list[Any]:
         """Everything pushed since the last MARK."""
@@ -220,6 +222,7 @@ class Unpickler:
             if len(module) + len(name) > 1000:
                 raise self.error("imports a name longer than 1,000 letters")
             found = self.interned[module, name] = Global(*_modern(module, name, self.trace.protocol))
+            found.written = f"{module}.{name}"
             found.builder = rebuild.BUILDERS.get((found.module, found.name))
             self.trace.globals.append(found)
         return found
@@ -251,12 +254,36 @@ class Unpickler:
         target.extend(items)
 
 
+class _FrameBegins(Exception):  # noqa: N818
+    """Says to the loop that the bytes to read from are others now."""
+
+
 def _use(target: Any, how: str) -> None:
     """Remember in what way a global, or what came of one, is used."""
     if type(target) is Global:
         target.uses.add(how)
-    elif isinstance(target, (Object, ObjectDict, NumpyArray)) and type(target.cls) is Global:
-        target.cls.uses.add(how)
+    elif isinstance(target, (Object, ObjectDict, NumpyArray)):
+        _use(target.cls, "result called" if how in ("called", "made") else how)
+
+
+def _call(u: Unpickler, function: Any, args: Any) -> Any:
+    """What `function(*args)` stands for, after a look at what it costs and where it leads."""
+    _use(function, "called")
+    u.room -= _CONTAINER
+    if type(function) is Global and type(args) is tuple:
+        if function.builder is not None:
+            u.charge(8 * len(args) + sum(map(_cost, args)))
+            u.guard.check(None, rebuild.hashed(function, args))
+        elif str(function) in FOLLOWED:
+            u.trace.calls.append((function, args))
+    return rebuild.call(function, args)
+
+
+def _cost(value: Any) -> int:
+    """Bytes that a copy of a value takes, roughly."""
+    if type(value) in (list, tuple, dict, set, frozenset, ObjectDict):
+        return 100 * len(value)
+    return len(value) if type(value) in (str, bytes, bytearray) else 0
 
 
 def _modern(module: str, name: str, protocol: int) -> tuple[str, str]:
@@ -318,9 +345,14 @@ def _proto(u: Unpickler) -> None:
 
 @_on(b"\x95")
 def _frame(u: Unpickler) -> None:
-    length = u.number(_U8)
-    if length > len(u.data) - u.position:
-        raise u.error(f"claims a frame of {length:,} bytes where {len(u.data) - u.position:,} are left")
+    """So many bytes that Python reads at once. An instruction that does not fit in is read otherwise by every reader."""
+    end = u.number(_U8) + u.position
+    if end > len(u.whole):
+        raise u.error(f"claims a frame of {end - u.position:,} bytes where {len(u.whole) - u.position:,} are left")
+    if len(u.data) < len(u.whole):
+        raise u.error("begins a frame inside another one")
+    u.data = u.whole[:end]
+    raise _FrameBegins
 
 
 # numbers
@@ -361,12 +393,12 @@ def _long4(u: Unpickler) -> None:
 @_on(b"I")
 def _int(u: Unpickler) -> None:
     text = u.line()
-    u.stack.append({"00": False, "01": True}[text] if text in ("00", "01") else int(text))
+    u.stack.append({"00": False, "01": True}[text] if text in ("00", "01") else int(text, 0))
 
 
 @_on(b"L")
 def _long(u: Unpickler) -> None:
-    u.stack.append(int(u.line().removesuffix("L")))
+    u.stack.append(int(u.line().removesuffix("L"), 0))
 
 
 @_on(b"G")
@@ -579,7 +611,7 @@ def _dict(u: Unpickler) -> None:
 def _frozenset(u: Unpickler) -> None:
     items = u.pop_mark()
     u.charge(_CONTAINER + 100 * len(items))
-    u.guard.check(items, items)
+    u.guard.check(None, items)
     u.stack.append(frozenset(items))
 
 
@@ -627,9 +659,11 @@ def _remember(u: Unpickler, index: int) -> None:
     if index == len(memo):
         memo.append(u.stack[-1])
     elif index < len(memo):
+        u.gaps -= memo[index] is _NOTHING
         memo[index] = u.stack[-1]
     else:  # Python numbers them without gaps; one that leaps ahead may not cost more than it brings
         u.charge(32 * (index - len(memo) + 1))
+        u.gaps += index - len(memo)
         memo.extend([_NOTHING] * (index - len(memo)))
         memo.append(u.stack[-1])
 
@@ -658,7 +692,7 @@ def _long_binput(u: Unpickler) -> None:
 
 @_on(b"\x94")
 def _memoize(u: Unpickler) -> None:
-    u.memo.append(u.stack[-1])
+    _remember(u, len(u.memo) - u.gaps)
 
 
 @_on(b"p")
@@ -719,9 +753,7 @@ def _ext(u: Unpickler) -> None:
 @_on(b"R")
 def _reduce(u: Unpickler) -> None:
     args, function = u.stack.pop(), u.stack[-1]
-    _use(function, "called")
-    u.room -= _CONTAINER
-    u.stack[-1] = rebuild.call(function, args)
+    u.stack[-1] = _call(u, function, args)
 
 
 @_on(b"\x81")
@@ -743,9 +775,8 @@ def _newobj_ex(u: Unpickler) -> None:
 @_on(b"o")
 def _obj(u: Unpickler) -> None:
     cls, *args = u.pop_mark()
-    _use(cls, "called")
-    u.charge(_CONTAINER + 8 * len(args))
-    u.stack.append(rebuild.call(cls, tuple(args)))
+    u.charge(8 * len(args))
+    u.stack.append(_call(u, cls, tuple(args)))
 
 
 @_on(b"i")
@@ -753,9 +784,8 @@ def _inst(u: Unpickler) -> None:
     module = u.line()
     cls = u.global_(module, u.line())
     args = tuple(u.pop_mark())
-    _use(cls, "called")
-    u.charge(_CONTAINER + 8 * len(args))
-    u.stack.append(rebuild.call(cls, args))
+    u.charge(8 * len(args))
+    u.stack.append(_call(u, cls, args))
 
 
 @_on(b"b")

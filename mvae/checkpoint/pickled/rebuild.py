@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 from mvae.checkpoint.pickled import dtypes
-from mvae.checkpoint.pickled.keys import KeyGuard
 from mvae.checkpoint.pickled.values import (
     Blob,
     Global,
@@ -49,6 +48,16 @@ def call(function: Any, args: Any) -> Any:
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, struct.error):
             pass  # not the arguments PyTorch, numpy or Python write: left as it stands, like any foreign call
     return Object(function, args)
+
+
+def hashed(function: Global, args: tuple[Any, ...]) -> list[Any]:
+    """The values that such a call makes keys or members, for `KeyGuard`."""
+    if function.builder not in (_dict, _set) or len(args) != 1:
+        return []
+    items = args[0]
+    if function.builder is _dict and isinstance(items, (list, tuple)):
+        return [pair[0] for pair in items if type(pair) in (list, tuple) and pair]
+    return list(items) if isinstance(items, (dict, list, tuple, set, frozenset)) else []
 
 
 def new(cls: Any, args: Any, kwargs: Any = None) -> Any:
@@ -181,7 +190,7 @@ def _nested(_: Global, args: tuple[Any, ...]) -> Tensor:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    if type(value) is not tuple or not all(type(length) is int and 0 <= length <= _MAX_INDEX for length in value):
+    if type(value) is not tuple or len(value) > MAX_DIMS or not all(type(length) is int and 0 <= length <= _MAX_INDEX for length in value):
         raise TypeError("not a shape")
     return value
 
@@ -235,6 +244,8 @@ def set_numpy_state(target: NumpyArray | NumpyDtype, state: Any) -> bool:
         return True
     if len(state) != 5 or not isinstance(state[2], NumpyDtype) or not isinstance(state[1], tuple):
         return False
+    if len(state[1]) > MAX_DIMS:
+        return False
     if not all(type(length) is int and length >= 0 for length in state[1]):
         return False
     _, target.shape, target.dtype, fortran, target.data = state
@@ -251,11 +262,11 @@ def _dict(cls: Global, args: tuple[Any, ...]) -> ObjectDict:
         return ObjectDict(cls, args)
     if len(args) > 1 or (args and not (type(args[0]) is dict or cls.name == "OrderedDict")):
         raise TypeError("not a dict")
+    if args and not isinstance(args[0], dict) and not all(type(pair) in (list, tuple) for pair in args[0]):
+        raise TypeError("not pairs")
     found = ObjectDict(cls)
     if args:
-        pairs = list(args[0].items() if type(args[0]) is dict else args[0])
-        KeyGuard().check(found, [key for key, _ in pairs])
-        found.update(pairs)
+        found.update(args[0])
     return found
 
 
@@ -263,7 +274,6 @@ def _set(cls: Global, args: tuple[Any, ...]) -> set[Any] | frozenset[Any]:
     items = args[0] if args else []
     if len(args) > 1 or not isinstance(items, (list, tuple, set, frozenset)):
         raise TypeError("not a set")
-    KeyGuard().check(items, list(items))
     return frozenset(items) if cls.name == "frozenset" else set(items)
 
 

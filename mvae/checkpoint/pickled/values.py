@@ -27,16 +27,19 @@ class Global:
 
     Attributes:
         module, name: as the file spells them, with the old names of Python 2 brought up to date.
-        uses: what the file does with it: `called`, `made`, `built` (given a state), `filled` (given items).
+        written: module and name as they stand in the file.
+        uses: what the file does with it: `called`, `made`, `built` (given a state), `filled` (given items), and
+            `result called`: what came of calling it is called in turn.
         builder: our own function for a call whose meaning is known; see `mvae.checkpoint.pickled.rebuild`.
     """
 
-    __slots__ = ("_hash", "builder", "module", "name", "uses")
+    __slots__ = ("_hash", "builder", "module", "name", "uses", "written")
 
     def __init__(self, module: str, name: str) -> None:
         self.module = module
         self.name = name
         self.builder: Callable[[Global, tuple[Any, ...]], Any] | None = None
+        self.written = f"{module}.{name}"
         self.uses: set[str] = set()
         self._hash = hash((module, name))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from mvae.checkpoint.pickled import dtypes
-from mvae.checkpoint.pickled.machine import collector_held_off
+from mvae.checkpoint.pickled.limits import collector_held_off
 from mvae.checkpoint.pickled.plain import class_of, hashable, shown, simpler
 from mvae.checkpoint.pickled.values import (
     Blob,

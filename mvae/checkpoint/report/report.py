@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.detect import Format
-from mvae.checkpoint.pickled.machine import collector_held_off
+from mvae.checkpoint.pickled.limits import collector_held_off
 from mvae.checkpoint.pickled.values import Storage, Tensor
 from mvae.checkpoint.pickled.walk import Path, walk
 from mvae.checkpoint.report.byte_budget import byte_budget

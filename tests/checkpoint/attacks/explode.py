@@ -12,7 +12,7 @@ import time
 from hostile_files import bombs, checkpoint
 
 from mvae.checkpoint import CheckpointError, inspect
-from mvae.checkpoint.pickled.machine import DEFAULT_LIMITS, Limits
+from mvae.checkpoint.pickled.limits import DEFAULT_LIMITS, Limits
 
 SECONDS = 30
 
