@@ -7,7 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mvae.cli.options import Parser, whole
+from mvae.cli.scanning import scan
 from mvae.errors import CheckpointError
+from mvae.text import printable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -26,10 +28,11 @@ JSON_EACH = "For programs: one JSON object a file."
 def inspect_command(parser: Parser) -> int:
     """Show all that is in a checkpoint: tree, tensors, bytes, facts about the run, and whether it is safe.
 
-    Nothing in the file is run. Exit codes: 0 fine, 1 unsafe under --strict, 2 cannot be read.
+    Nothing in the file is run. With --strict, several files and folders get a line each. Exit codes: 0 fine, 1 unsafe
+    under --strict, 2 cannot be read.
     """
     add = parser.add_argument
-    add("files", metavar="FILE", nargs="+", help=FILES)
+    add("files", metavar="FILE", nargs="+", help=f"{FILES} With --strict, folders too: every checkpoint in them.")
     add("--json", action="store_true", help=JSON_EACH)
     add("--depth", metavar="N", type=whole(0, 64), default=2, help="Levels of the tree to unfold. [default: 2]")
     add("--all", action="store_true", help="Unfold all levels, and long lists too.")
@@ -37,45 +40,60 @@ def inspect_command(parser: Parser) -> int:
     add("--strict", action="store_true", help="Exit with 1 if weights_only=True would refuse a file.")
     options = parser.options()
 
+    from mvae.checkpoint.drawing.terminal import print_tree
     from mvae.checkpoint.inspection import inspect
 
-    code = 0
-    for name in options.files:
-        try:
-            file = inspect(_source(name), batch_size=options.batch_size)
-            _print(file, options.json, options.depth, options.all)
-        except CheckpointError as error:
-            print(f"mvae: {error}", file=sys.stderr)
-            code = 2
-            continue
-        if options.strict and not file.safety.weights_only:
-            code = code or 1
-    return code
+    def look(name: str, several: bool) -> int:
+        file = inspect(_source(name), batch_size=options.batch_size)
+        if options.json:
+            _report(file, options.json)
+        elif several and options.strict:
+            print(_verdict(file))
+        else:
+            print_tree(file, options.depth, everything=options.all)
+        return int(options.strict and not file.safety.weights_only)
+
+    return scan(options.files, look, folders=options.strict, quiet=options.json)
+
+
+def _verdict(file: CheckpointFile) -> str:
+    """One line on what loading a file would run."""
+    safety = file.safety
+    word, why = "refused", [*(refusal.name for refusal in safety.refused), *safety.obstacles]
+    if safety.system:
+        word, why = "DANGER", [refusal.reason for refusal in safety.system]
+    elif safety.weights_only:
+        word, why = (
+            "safe",
+            ["torch.load(weights_only=True) takes it" if file.contents.trace else "nothing in it can run"],
+        )
+    more = f" and {len(why) - 3:,} more" if len(why) > 3 else ""
+    return printable(f"{file.path}: {word}: {'; '.join(why[:3])}{more}")
 
 
 def verify_command(parser: Parser) -> int:
     """Check a checkpoint's structure and every checksum in it; say which tensor is damaged.
 
-    torch.load never looks at the checksums. Exit codes: 0 whole, 1 damaged, 2 cannot be read.
+    torch.load never looks at the checksums. Several files and folders get a line each. Exit codes: 0 whole, 1 damaged,
+    2 cannot be read.
     """
-    parser.add_argument("files", metavar="FILE", nargs="+", help=FILES)
+    parser.add_argument("files", metavar="FILE", nargs="+", help=f"{FILES} Folders too: every checkpoint in them.")
     parser.add_argument("--json", action="store_true", help=JSON_EACH)
     options = parser.options()
 
     from mvae.checkpoint.tools.verifying import verify
 
-    damaged = unreadable = False
-    for name in options.files:
-        try:
-            with _Bar(f"reading {name}") as progress:
-                found = verify(_source(name), progress)
-        except CheckpointError as error:
-            print(f"mvae: {error}", file=sys.stderr)
-            unreadable = True
-            continue
-        _report(found, options.json)
-        damaged = damaged or not found.ok
-    return 2 if unreadable else int(damaged)
+    def look(name: str, several: bool) -> int:
+        with _Bar(f"reading {name}") as progress:
+            found = verify(_source(name), progress)
+        if several and not options.json:
+            first, *rest = str(found).splitlines()
+            print("; ".join([first, *map(str.strip, rest[:4])]) + (" …" if rest[4:] else ""))
+        else:
+            _report(found, options.json)
+        return int(not found.ok)
+
+    return scan(options.files, look, quiet=options.json)
 
 
 def diff_command(parser: Parser) -> int:
@@ -156,15 +174,6 @@ def _file_to_file(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE", help=FILE)
     parser.add_argument("--out", "-o", metavar="OUT", required=True, help=OUT)
     parser.add_argument("--json", action="store_true", help=JSON)
-
-
-def _print(file: CheckpointFile, json: bool, depth: int, everything: bool) -> None:
-    if json:
-        _report(file, json)
-    else:
-        from mvae.checkpoint.drawing.terminal import print_tree
-
-        print_tree(file, depth, everything=everything)
 
 
 def _source(name: str) -> str | memoryview:
