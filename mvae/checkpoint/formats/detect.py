@@ -84,9 +84,9 @@ def detect(source: Source) -> Format:
 
 
 def is_safetensors(source: Source) -> bool:
-    """True if the file starts with the length of a JSON object, and that object fits in the file."""
+    """True if the file starts with a length that could be a header's, and what stands after it starts a JSON object."""
     length = int.from_bytes(source.data[:8], "little")
-    return source.size > 9 and 2 <= length <= source.size - 8 and source.data[8] == ord("{")
+    return 2 <= length < 2**40 and bytes(source.data[8:1024]).lstrip(b" \t\n\r")[:1] == b"{"
 
 
 def _looks_like_old_pickle(source: Source) -> bool:

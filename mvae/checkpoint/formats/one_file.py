@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from mvae.checkpoint.files import zip_structures as zs
@@ -10,9 +9,10 @@ from mvae.checkpoint.files.archive import Archive
 from mvae.checkpoint.files.source import Record, Source
 from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.detect import Format, detect
-from mvae.checkpoint.pickled import dtypes, rebuild
+from mvae.checkpoint.formats.safetensors import read_safetensors
+from mvae.checkpoint.pickled import dtypes
 from mvae.checkpoint.pickled.machine import DEFAULT_LIMITS, Limits, Trace, Unpickler
-from mvae.checkpoint.pickled.values import Global, Storage, Tensor, contiguous
+from mvae.checkpoint.pickled.values import Global, Storage
 from mvae.errors import SALVAGE, CheckpointError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -29,7 +29,7 @@ def read_source(source: Source, limits: Limits = DEFAULT_LIMITS, contents: Conte
     readers = {
         Format.ZIP: _read_zip,
         Format.LEGACY: _read_legacy,
-        Format.SAFETENSORS: _read_safetensors,
+        Format.SAFETENSORS: lambda source, contents, _: read_safetensors(source, contents),
         Format.PICKLE: _read_pickle,
     }
     kind = detect(source)
@@ -210,51 +210,3 @@ def _read_pickle(source: Source, contents: Contents, limits: Limits) -> Contents
             "looks for a zip the other. Do not load it."
         )
     return contents
-
-
-_SAFETENSORS = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
-    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
-}  # fmt: skip
-
-
-def _read_safetensors(source: Source, contents: Contents, limits: Limits) -> Contents:
-    """A length, a JSON object that names every tensor with its type, shape and span, then their bytes."""
-    length = int.from_bytes(source.data[:8], "little")
-    if length > 100_000_000:
-        raise CheckpointError(f"the header claims {length:,} bytes; safetensors allows 100,000,000.")
-    try:
-        header = json.loads(bytes(source.data[8 : 8 + length]))
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{source.name} starts like safetensors and its header is not JSON.") from None
-    contents.metadata = header.pop("__metadata__", {})
-    contents.records = [Record(source, "header", 0, 8 + length)]
-    contents.tree = {}
-    for name, entry in header.items():
-        contents.tree[name] = _safetensor(source, contents, name, entry, 8 + length)
-    return contents
-
-
-def _safetensor(source: Source, contents: Contents, name: str, entry: Any, start: int) -> Tensor:
-    try:
-        dtype, shape = _SAFETENSORS[entry["dtype"]], tuple(entry["shape"])
-        first, last = entry["data_offsets"]
-        stride = contiguous(shape)
-        record = Record(source, name, start + first, last - first)
-        storage = Storage(name, dtype, record.size // dtypes.ITEMSIZE[dtype], "cpu")
-        rebuild.check_view(storage, dtype, shape, stride, 0)
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"the header's entry for '{name[:80]}' is not what safetensors writes.") from None
-    if not 0 <= first <= last <= source.size - start:
-        raise CheckpointError(
-            f"'{name[:80]}' claims bytes past the end of the file: it is cut off or damaged.{SALVAGE}"
-        )
-    storage.record = record
-    contents.records.append(record)
-    contents.storages[name] = storage
-    return Tensor(dtype, shape, stride, 0, storage)

@@ -15,6 +15,7 @@ from typing import Any
 
 from mvae.checkpoint.pickled import dtypes
 from mvae.checkpoint.pickled.values import (
+    MAX_DIMS,
     Blob,
     Global,
     NumpyArray,
@@ -28,7 +29,6 @@ from mvae.checkpoint.pickled.values import (
 from mvae.errors import CheckpointError
 
 Builder = Callable[[Global, tuple[Any, ...]], Any]
-MAX_DIMS = 64
 _MAX_INDEX = 2**63 - 1
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy
 
 
+MAX_DIMS = 64
+"""Of a tensor of PyTorch, and of an array of numpy."""
 MAX_INFLATED_FOR_ONE = 1 << 20
 """Bytes. A compressed storage larger than this is not unpacked for the sake of a single number."""
 
@@ -268,6 +270,8 @@ class Tensor:
 
         if self.storage is None:
             raise CheckpointError(f"a tensor of kind '{self.kind}' has no values of its own in the file.")
+        if len(self.shape) > MAX_DIMS:
+            raise CheckpointError(f"a tensor of {len(self.shape)} dimensions; numpy has at most {MAX_DIMS}.")
         size = dtypes.ITEMSIZE[self.dtype]
         dtype = numpy.dtype(dtypes.numpy_dtype(self.dtype, self.storage.byteorder))
         flat = numpy.frombuffer(self.storage.view(), numpy.uint8)

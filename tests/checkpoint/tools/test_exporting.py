@@ -20,7 +20,7 @@ from torch import nn
 
 from mvae import FitResult, MultiVAE
 from mvae.checkpoint import CheckpointError, Export, export, inspect, load
-from mvae.checkpoint.formats.safetensors_writer import CODES
+from mvae.checkpoint.formats.safetensors import CODES
 from mvae.checkpoint.formats.zip_writer import ZipWriter
 
 
