@@ -27,6 +27,10 @@ class UnsupportedFileError(CheckpointError):
     """A file of a kind that is not read, such as an encrypted zip. Nothing says that it is damaged."""
 
 
+class NothingToSaveError(CheckpointError):
+    """A damaged file holds nothing that could be saved."""
+
+
 class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
     """There is no such file or folder, or no checkpoint in the folder."""
 

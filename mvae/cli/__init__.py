@@ -14,7 +14,7 @@ from io import TextIOWrapper
 
 from mvae import __version__
 from mvae.cli.options import Parser, summary
-from mvae.errors import CheckpointError, DataError
+from mvae.errors import CheckpointError, DataError, NothingToSaveError
 
 #: The module of each command; ``inspect`` is the function ``inspect_command`` there, and its docstring is the help.
 COMMANDS = {
@@ -43,7 +43,7 @@ def main() -> None:
         code = 130
     except (CheckpointError, DataError, OSError) as error:
         print(f"mvae: {error}", file=sys.stderr)
-        code = 2
+        code = 1 if isinstance(error, NothingToSaveError) else 2
     sys.exit(code)
 
 

@@ -125,7 +125,7 @@ def diff_command(parser: Parser) -> int:
 def salvage_command(parser: Parser) -> int:
     """Save what a truncated or damaged checkpoint still holds, as a checkpoint that loads; list what is lost.
 
-    Exit codes: 0 nothing was lost, 1 something was, 2 there is nothing to save.
+    Exit codes: 0 nothing was lost, 1 something was, or all of it, and nothing is written; 2 cannot be read.
     """
     _file_to_file(parser)
     parser.add_argument("--all", action="store_true", help="Name each tensor that is lost.")
@@ -142,7 +142,8 @@ def salvage_command(parser: Parser) -> int:
 def export_command(parser: Parser) -> int:
     """Write the weights alone to OUT, which ends in .safetensors or .ckpt, with hyperparameters and vocabulary.
 
-    _orig_mod., which torch.compile leaves, is taken out of the names. Exit codes: 0 written, 2 cannot be.
+    What torch.compile, DistributedDataParallel and other wrappers put into the names is taken out. Exit codes:
+    0 written, 2 cannot be.
     """
     _file_to_file(parser)
     add = parser.add_argument

@@ -6,52 +6,64 @@ first.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mvae.checkpoint.files.archive import Member
 from mvae.checkpoint.files.source import Record
 from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.detect import Format
-from mvae.checkpoint.pickled.values import ObjectDict, Storage, Tensor
+from mvae.checkpoint.pickled.values import Storage, Tensor
 from mvae.checkpoint.pickled.walk import Path
 from mvae.checkpoint.report.optimizers import kind, optimizer_states
+from mvae.checkpoint.report.weights import weights_of
 from mvae.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-WEIGHTS_KEYS = (
-    "state_dict", "model_state_dict", "model_state", "model_dict", "model", "module", "net", "net_state_dict",
-    "network", "network_state_dict", "weights", "params",
-)  # fmt: skip
-"""Top-level keys under which projects put the weights; `state_dict` is Lightning's."""
-
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _HOUSEKEEPING = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 
 
-class Sections:
-    """Decides which heading a path in the tree belongs under."""
+_INSIDE = 3
+"""Steps from a tensor to the parts it is made of, such as the scales of a quantised one."""
 
-    def __init__(self, tree: Any) -> None:
-        found = list(optimizer_states(tree))
+
+class Sections:
+    """Decides which heading a path in the tree belongs under.
+
+    Attributes:
+        weights: those of the file, or None.
+    """
+
+    def __init__(self, contents: Contents) -> None:
+        found = list(optimizer_states(contents.tree))
         self._optimizers = {
             path: kind(state) if len(found) == 1 else f"{kind(state)}[{number}]"
             for number, (path, state) in enumerate(found)
         }
-        kinds = {type(value) for value in tree.values()} if isinstance(tree, dict) else {Tensor}
-        self._everything_is_weights = Tensor in kinds and not kinds & {dict, list, ObjectDict}
         self._tops = {path[0] for path in self._optimizers}
+        self._tree = contents.tree if isinstance(contents.tree, dict) else {}
+        self.weights = weights_of(contents)
 
     def of(self, path: Path) -> str:
-        """`weights`, `buffers`, `Adam exp_avg`, or the top-level key."""
+        """`weights`, `buffers`, `Adam exp_avg`, the top-level key, or `tensors` for one without any."""
         for length in (1, 2) if path and path[0] in self._tops else ():
             name = self._optimizers.get(path[:length])
             if name is not None:
                 return f"{name} {path[-1]}"
-        if self._everything_is_weights or (path and path[0] in WEIGHTS_KEYS):
-            return of_weights(path)
-        return str(path[0])[:60]
+        name = self.weight(path)
+        if name is not None and self.weights is not None:
+            if not self.weights.certain:
+                return "tensors"
+            return "buffers" if name in self.weights.buffers else "weights"
+        alone = not self._tree or (len(path) == 1 and isinstance(self._tree[path[0]], Tensor))
+        return "tensors" if alone else str(path[0])[:60]
+
+    def weight(self, path: Path) -> str | None:
+        """The name of the weight that a path leads to, or into; None if it is another tensor."""
+        places = self.weights.places if self.weights is not None else {}
+        ends = range(len(path), max(-1, len(path) - 1 - _INSIDE), -1)
+        return next((places[path[:end]] for end in ends if path[:end] in places), None)
 
     def place(self, path: Path) -> Path:
         """The optimizer's state that a path is in, or its first step."""
@@ -60,11 +72,6 @@ class Sections:
     def in_optimizer(self, path: Path) -> bool:
         """True for what an optimizer keeps."""
         return self.place(path) in self._optimizers
-
-
-def of_weights(path: Path) -> str:
-    """`weights` or `buffers`, for a path among them."""
-    return "buffers" if path and str(path[-1]).rpartition(".")[2] in _BUFFERS else "weights"
 
 
 def byte_budget(contents: Contents, found: Iterable[tuple[Path, Tensor | Storage]]) -> dict[str, int]:
@@ -78,7 +85,7 @@ def byte_budget(contents: Contents, found: Iterable[tuple[Path, Tensor | Storage
         CheckpointError: pieces of the file overlap, so that no such sum exists.
     """
     budget: dict[str, int] = {}
-    sections = Sections(contents.tree)
+    sections = Sections(contents)
     counted: set[int] = set()
 
     def count(section: str, size: int) -> None:

@@ -1,7 +1,7 @@
-"""Which optimizer a saved state belongs to, from what it keeps for each parameter.
+"""Which optimizer a saved state belongs to, from its settings and from what it keeps for each parameter.
 
-Lightning does not save the class of an optimizer. Its `param_groups` and the names in its `state` give it away.
-Source: the optimizers of `torch/optim`.
+Neither torch nor Lightning saves the class of an optimizer. The names in its `param_groups` and in its `state` give
+it away. Source: the optimizers of `torch/optim`.
 """
 
 from __future__ import annotations
@@ -9,32 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-_BY_STATE: list[tuple[set[str], str]] = [
-    ({"exp_avg", "exp_inf"}, "Adamax"),
-    ({"exp_avg", "exp_avg_sq", "mu_product"}, "NAdam"),
-    ({"exp_avg", "exp_avg_sq"}, "Adam"),
-    ({"square_avg", "acc_delta"}, "Adadelta"),
-    ({"square_avg"}, "RMSprop"),
-    ({"eta", "mu", "ax"}, "ASGD"),
-    ({"prev", "step_size"}, "Rprop"),
-    ({"sum", "step"}, "Adagrad"),
-    ({"row_var"}, "Adafactor"),
-    ({"old_dirs", "old_stps"}, "LBFGS"),
-    ({"momentum_buffer"}, "SGD"),
-    ({"exp_avg"}, "Lion"),
+_KINDS: list[tuple[str, set[str], set[str]]] = [
+    ("NAdam", {"betas", "momentum_decay"}, {"exp_avg", "exp_avg_sq", "mu_product"}),
+    ("Muon", {"momentum", "nesterov", "ns_steps"}, {"momentum_buffer"}),
+    ("SGD", {"momentum", "dampening", "nesterov"}, {"momentum_buffer"}),
+    ("RMSprop", {"alpha", "centered", "momentum"}, {"square_avg"}),
+    ("ASGD", {"lambd", "alpha", "t0"}, {"eta", "mu", "ax"}),
+    ("Adagrad", {"lr_decay", "eps"}, {"sum"}),
+    ("Adadelta", {"rho", "eps"}, {"square_avg", "acc_delta"}),
+    ("Rprop", {"etas", "step_sizes"}, {"prev", "step_size"}),
+    ("LBFGS", {"history_size", "tolerance_grad"}, {"func_evals"}),
+    ("Adafactor", {"beta2_decay", "d"}, {"step"}),
+    ("Adam", {"betas", "eps", "amsgrad"}, {"exp_avg", "exp_avg_sq"}),
+    ("RAdam", {"betas", "eps", "weight_decay", "decoupled_weight_decay"}, {"exp_avg", "exp_avg_sq"}),
+    ("Adamax", {"betas", "eps", "weight_decay", "maximize"}, {"exp_avg", "exp_inf"}),
 ]
-_BY_GROUP: list[tuple[set[str], str]] = [
-    ({"etas", "step_sizes"}, "Rprop"),
-    ({"lambd", "t0"}, "ASGD"),
-    ({"lr_decay"}, "Adagrad"),
-    ({"rho"}, "Adadelta"),
-    ({"momentum", "alpha", "centered"}, "RMSprop"),
-    ({"momentum", "nesterov"}, "SGD"),
-    ({"ns_steps"}, "Muon"),
-    ({"betas", "momentum_decay"}, "NAdam"),
-    ({"betas", "eps"}, "Adam"),
-    ({"betas"}, "Lion"),
-]
+"""Class, names among its settings, names of what it keeps for each parameter; the first that fits is meant.
+
+Optimizers that are not PyTorch's own, of which there are hundreds, are told by what they keep and not by a name.
+"""
 
 
 def is_optimizer_state(value: Any) -> bool:
@@ -65,23 +58,21 @@ def _states(state: dict[str, Any]) -> dict[Any, Any]:
 def incomplete(state: dict[str, Any]) -> tuple[int, int] | None:
     """(parameters that have all of their state, parameters) if some lack entries that others of their group have.
 
-    A parameter without any entry in `state` is not counted as one: it was frozen, or had no gradient yet.
+    A parameter without any entry in `state` is not counted as one: it was frozen, or had no gradient yet. Only
+    PyTorch's own optimizers are judged.
     """
+    settings = set(first_group(state))
+    if not any(asked <= settings for _, asked, _ in _KINDS):
+        return None  # others may keep more for some parameters
     whole = parameters = 0
     for kept in _by_group(state):
         most = max(kept, key=len, default=set())
         lacking = sum(names < most for names in kept)
-        if "exp_avg" in most and not most & _WITH_EXP_AVG and "eps" in first_group(state):
+        if "exp_avg" in most and most <= {"step", "exp_avg"} and "amsgrad" in settings:
             lacking = len(kept)
         whole += len(kept) - lacking
         parameters += len(kept)
     return (whole, parameters) if whole < parameters else None
-
-
-_WITH_EXP_AVG = {"exp_avg_sq", "exp_inf"}
-"""One of these goes with `exp_avg` in every optimizer that has an `eps`."""
-_OF_LARGE_PARAMETERS = ("qmap", "absmax")
-"""8-bit optimizers keep these for large parameters only."""
 
 
 def _by_group(state: dict[str, Any]) -> list[list[set[str]]]:
@@ -95,8 +86,7 @@ def _by_group(state: dict[str, Any]) -> list[list[set[str]]]:
     found: dict[int, list[set[str]]] = {}
     for parameter, kept in _states(state).items():
         if isinstance(kept, dict):
-            names = {name for name in map(str, kept) if not name.startswith(_OF_LARGE_PARAMETERS)}
-            found.setdefault(number.get(parameter, 0), []).append(names)
+            found.setdefault(number.get(parameter, 0), []).append(set(map(str, kept)))
     return list(found.values())
 
 
@@ -107,24 +97,29 @@ def first_group(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def kind(state: dict[str, Any]) -> str:
-    """`Adam`, `AdamW`, `SGD` …, or `optimizer` if it is none that is known."""
-    group, kept = set(first_group(state)), set(per_parameter(state))
-    if incomplete(state) and "betas" in group:
-        kept = set()  # the settings are whole, and name it better than half a state
-    found = next((name for names, name in _BY_STATE if names <= kept), None)
-    found = found or next((name for names, name in _BY_GROUP if names <= group), "optimizer")
-    return _kind_of_adam(first_group(state), kept) if found == "Adam" else found
+    """`Adam`, `Adam or AdamW`, `SGD` …, or `optimizer` if it is none of PyTorch's own."""
+    settings, kept = set(first_group(state)), set(per_parameter(state))
+    whole = not incomplete(state)  # the settings name it better than half a state
+    for name, asked, keeps in _KINDS:
+        fits = not kept or not whole or keeps <= kept or (name == "SGD" and kept <= keeps)
+        if asked <= settings and fits:
+            return _adam(first_group(state)) if name == "Adam" else name
+    return "optimizer"
 
 
-def _kind_of_adam(group: dict[str, Any], kept: set[str]) -> str:
-    """Adam has many relatives with the same state; what they may be told apart by is in their settings."""
-    if "momentum_decay" in group:
-        return "NAdam"
-    if "amsgrad" in group or not group:
-        # PyTorch 2.6 and later say whether it is AdamW; before, the two left the same
-        return "AdamW" if group.get("decoupled_weight_decay") is True else "Adam"
-    if "decoupled_weight_decay" in group:
-        return "RAdam"
-    if "maximize" in group and not kept:
-        return "Adamax" if "weight_decay" in group else "SparseAdam"
-    return "Adam" if "weight_decay" in group else "SparseAdam"
+def _adam(group: dict[str, Any]) -> str:
+    """Before PyTorch 2.6, Adam and AdamW left the same; since then a setting tells them apart."""
+    if "decoupled_weight_decay" not in group:
+        return "Adam or AdamW"
+    return "AdamW" if group["decoupled_weight_decay"] is True else "Adam"
+
+
+def reason(state: dict[str, Any]) -> str:
+    """What `kind` goes by, as the end of a sentence."""
+    if incomplete(state):
+        return "it seems by its settings: what it keeps for each parameter is incomplete"
+    kept = per_parameter(state)
+    if kind(state) == "optimizer":
+        names = ", ".join(sorted(map(str, kept))) or "nothing"
+        return f"none of PyTorch's own; it keeps {names[:100]} for each parameter"
+    return "by what it keeps for each parameter" if kept else "by its settings; it keeps nothing for any parameter"

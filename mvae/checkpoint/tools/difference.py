@@ -156,7 +156,7 @@ def _pattern(prefix: str) -> str:
 def _by_section(found: Difference) -> Iterator[str]:
     """The tensors under the headings of the byte budget: weights, each of the optimizer's moments, …"""
     paths = {entry.name: entry.path for entry in found.a.tensors}
-    headings = Sections(found.a.tree)
+    headings = Sections(found.a.contents)
     changed: dict[str, list[TensorChange]] = {}
     for change in found.changed:
         changed.setdefault(headings.of(paths[change.name]), []).append(change)

@@ -21,11 +21,14 @@ from mvae.checkpoint.formats.stream import Progress, Stream
 from mvae.checkpoint.formats.zip_writer import Output, output, refuse_to_overwrite, write_checkpoint
 from mvae.checkpoint.inspection import CheckpointFile, inspect
 from mvae.checkpoint.pickled.plain import to_json
-from mvae.checkpoint.pickled.values import Storage, Tensor, contiguous
-from mvae.checkpoint.pickled.walk import Path, walk
+from mvae.checkpoint.pickled.values import Global, Object, ObjectDict, Storage, Tensor, contiguous
+from mvae.checkpoint.pickled.walk import walk
 from mvae.checkpoint.pickled.writer import Pickler, Replaced, Stored
+from mvae.checkpoint.report.finding import find_weights, other_weights
+from mvae.checkpoint.report.names import own_names, renaming
 from mvae.checkpoint.report.optimizers import is_optimizer_state
-from mvae.checkpoint.report.weights import find_weights, rename
+from mvae.checkpoint.report.run import dotted
+from mvae.checkpoint.report.weights import TRAINING_KEYS, Weights
 from mvae.errors import CheckpointError
 from mvae.text import printable, size
 
@@ -33,12 +36,6 @@ FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt"}
 """Ending of the file to write → its format."""
 
 _ALWAYS = ("hyper_parameters", "datamodule_hyper_parameters")
-_TRAINING = frozenset([
-    "optimizer_states", "lr_schedulers", "callbacks", "optimizer", "optimizers", "optimizer_state_dict",
-    "lr_scheduler", "scheduler", "schedulers", "scheduler_state_dict", "lr_scheduler_state_dict", "scaler", "amp",
-    "grad_scaler", "MixedPrecision", "MixedPrecisionPlugin", "rng_state", "rng_states", "random_state",
-])  # fmt: skip
-"""Top-level keys that only serve to go on training."""
 
 
 @dataclass
@@ -53,7 +50,7 @@ class Export:
         tensors: names in the new file.
         renamed: old name → new name, where they differ.
         shared: name → the name of the tensor on the same bytes, which alone was written.
-        left_out: keys that are not in the new file.
+        left_out: what is not in the new file: top-level keys, and names of what stands among the weights.
         replaced: values that were foreign objects.
     """
 
@@ -96,23 +93,24 @@ def export(
 ) -> Export:
     """Write the weights of a checkpoint, and the plain values beside them, to a file of their own.
 
-    `_orig_mod.`, which `torch.compile` leaves, is taken out of every name. Names in safetensors are those of the
-    `state_dict`, and its metadata holds the other values as JSON. Tensors that are one and the same (tied weights) are
-    written once: a `.ckpt` keeps the tie; safetensors cannot, so the metadata says which name is which, in the way that
-    `safetensors.torch.load_model` expects.
+    What `torch.compile`, FSDP, DistributedDataParallel and Lightning's strategies put into the names is taken out.
+    Names in safetensors are those of the `state_dict`, and its metadata holds the other values as JSON. Tensors that
+    are one and the same (tied weights) are written once: a `.ckpt` keeps the tie; safetensors cannot, so the metadata
+    says which name is which, in the way that `safetensors.torch.load_model` expects.
 
     Args:
         path: the checkpoint: any that `inspect` reads, the folder of a sharded one too.
         out: the file to write, ending in .safetensors or .ckpt unless `format` is given; or a binary stream.
         format: `safetensors` or `ckpt`, if the ending does not say.
-        key: where the weights are, with dots, if not under a usual name.
-        strip_prefix: taken off the names that start with it, such as `module.` or `model.`.
+        key: where the weights are, with dots, if not under a usual name; or what the names of those that are wanted
+            begin with, such as `model_ema`. It says that other weights in the file are to be left out.
+        strip_prefix: taken off the names that start with it, such as `model.`.
         copy_shared: write tied weights to safetensors as often as they have names.
         progress: told how many bytes were read.
 
     Raises:
-        CheckpointError: no weights, a tensor that the format cannot hold or that is damaged, `out` is the checkpoint
-            itself or cannot be written.
+        CheckpointError: no weights; more of them than one file takes, and no `key` that chooses; one that the format
+            cannot hold or that is damaged; `out` is the checkpoint itself or cannot be written.
     """
     name = os.fspath(out) if isinstance(out, (str, os.PathLike)) else "-"
     format = format or FORMATS.get(os.path.splitext(name)[1].lower(), "")
@@ -123,29 +121,66 @@ def export(
     refuse_to_overwrite(path, out)
     file = inspect(path)
     found = Export(file.path, name, format, file.size)
-    where, tensors, rest = find_weights(file.tree, key)
-    names = rename(list(tensors), strip_prefix)
-    found.renamed = {old: new for old, new in names.items() if old != new}
-    found.left_out = [".".join(map(str, (*where, name))) for name in rest if where or name not in file.keys]
-    weights = {names[old]: tensor for old, tensor in tensors.items()}
-    kept = _kept_values(found, file.tree, where)
+    chosen = _choose(file, key, format)
+    _rename(found, chosen, strip_prefix, is_lightning=bool(file.keys) and "pytorch-lightning_version" in file.tree)
+    kept = _kept_values(found, file.tree, chosen)
     if file.format is Format.SAFETENSORS and format == "ckpt":
-        kept = _from_metadata(file.contents.metadata, weights)
+        kept = _from_metadata(file.contents.metadata, chosen.tensors)
     with output(out) as target, Stream(progress) as stream:
         if format == "ckpt":
-            _write_ckpt(found, target, stream, file.tree, where, weights, kept)
+            _write_ckpt(found, target, stream, file.tree, chosen, kept)
         else:
-            _write_safetensors(found, target, stream, file, weights, kept, copy_shared)
+            _write_safetensors(found, target, stream, file, chosen, kept, copy_shared)
     return found
 
 
-def _kept_values(found: Export, tree: Any, where: Path) -> dict[Any, Any]:
-    """The top-level values that go with the weights."""
-    kept = {}
+def _choose(file: CheckpointFile, key: str | None, format: str) -> Weights:
+    """The weights to write.
+
+    Raises:
+        CheckpointError: there are none; or some would be left behind that nobody said to leave.
+    """
+    chosen = find_weights(file.contents, key)
+    others = other_weights(file.contents, chosen) if key is None else []
+    if others:
+        keys = " or ".join(f"--key {other}" for other in (".".join(map(str, chosen.path)), *others))
+        raise CheckpointError(f"{file.path} holds more than one set of weights. Choose one: {keys}.")
+    if chosen.packed and format == "safetensors":
+        names = ", ".join(chosen.packed)
+        raise CheckpointError(
+            f"safetensors holds tensors alone, and these are more than that: {names[:300]}. They are the packed "
+            "parameters of quantised layers, or lists of tensors: a .ckpt keeps them."
+        )
+    return chosen
+
+
+def _rename(found: Export, chosen: Weights, strip: Sequence[str], is_lightning: bool) -> None:
+    """Give each of the weights, and each module, the name that the model itself has for it."""
+    names = [*chosen.tensors, *chosen.packed]
+    own = own_names(names, strip, leading=not is_lightning)
+    found.renamed = {old: new for old, new in own.items() if old != new}
+    chosen.tensors = {own[old]: tensor for old, tensor in chosen.tensors.items()}
+    chosen.packed = {own[old]: value for old, value in chosen.packed.items()}
+    shorter = renaming(names, strip, leading=not is_lightning)
+    chosen.others = {shorter(old): value for old, value in chosen.others.items()}
+    if chosen.metadata is not None:
+        ends = {shorter(f"{module}.*"): version for module, version in chosen.metadata.items()}
+        chosen.metadata = {name.removesuffix("*").removesuffix("."): version for name, version in ends.items()}
+
+
+def _kept_values(found: Export, tree: Any, chosen: Weights) -> dict[Any, Any]:
+    """The values beside the weights that go with them; what does not is noted."""
+    where, kept = chosen.path, {}
+    if chosen.belong and found.format == "safetensors":
+        found.left_out = [dotted((*where, name)) for name in chosen.others]
+    found.left_out += [dotted((*where, name)) for name in chosen.not_asked_for]
+    if isinstance(tree, Object):
+        found.left_out += [str(key) for key in tree.attributes if where and key != where[0]]
+    taken = where[:1] or {place[0] for place in chosen.places} | (chosen.others.keys() if chosen.belong else set())
     for key, value in tree.items() if isinstance(tree, dict) else ():
-        if key in where[:1] or (not where and isinstance(value, (Tensor, dict)) and _has_tensors(value)):
+        if key in taken:
             continue  # the weights themselves
-        if key in _ALWAYS or (key not in _TRAINING and not _serves_training(value)):
+        if key in _ALWAYS or (key not in TRAINING_KEYS and not _serves_training(value)):
             kept[key] = value
         else:
             found.left_out.append(str(key))
@@ -179,20 +214,18 @@ def _serves_training(value: Any) -> bool:
 
 
 def _write_ckpt(
-    found: Export,
-    file: BinaryIO,
-    stream: Stream,
-    tree: Any,
-    where: Path,
-    weights: dict[str, Tensor],
-    kept: dict[Any, Any],
+    found: Export, file: BinaryIO, stream: Stream, tree: Any, chosen: Weights, kept: dict[Any, Any]
 ) -> None:
     copies: dict[int, Tensor] = {}
-    compact = _compacted(weights, copies)
-    if not where and not kept:
+    compact = ObjectDict(Global("collections", "OrderedDict"))
+    compact.update(_compacted(chosen.tensors, copies) | chosen.packed)
+    compact.state = {"_metadata": chosen.metadata} if chosen.metadata is not None else None
+    if chosen.belong:
+        compact.update(chosen.others)
+    if not chosen.path and not kept:
         content: dict[Any, Any] = compact
     else:
-        name = where[0] if len(where) == 1 else "state_dict"
+        name = chosen.path[0] if len(chosen.path) == 1 else "state_dict"
         order = tree if isinstance(tree, dict) and name in tree else {name: None, **kept}
         content = {key: compact if key == name else kept[key] for key in order if key == name or key in kept}
 
@@ -203,7 +236,7 @@ def _write_ckpt(
     pickler = Pickler()
     found.size = write_checkpoint(file, content, bytes_of, pickler)
     found.replaced = pickler.replaced
-    found.tensors = list(weights)
+    found.tensors = [*chosen.tensors, *chosen.packed]
 
 
 def _compacted(weights: dict[str, Tensor], copies: dict[int, Tensor]) -> dict[Any, Any]:
@@ -248,24 +281,26 @@ def _write_safetensors(
     file: BinaryIO,
     stream: Stream,
     source: CheckpointFile,
-    weights: dict[str, Tensor],
+    chosen: Weights,
     kept: dict[Any, Any],
     copy_shared: bool,
 ) -> None:
     metadata = {"format": "pt"} | source.contents.metadata
-    kept.pop("loops", None)
     first: dict[Any, str] = {}
-    for name, tensor in weights.items() if not copy_shared else ():
+    for name, tensor in chosen.tensors.items() if not copy_shared else ():
         kept_name = first.setdefault(_view(tensor), name)
         if kept_name != name:
             found.shared[name] = kept_name
     for key, value in kept.items():
         try:
+            if key == "loops":
+                raise CheckpointError("they serve the training.")
             metadata[str(key)] = to_json(value)
+            found.left_out += [dotted((key, *path)) for path, part in walk(value) if isinstance(part, Tensor)]
         except CheckpointError:
             found.left_out.append(str(key))
     for name, kept_name in found.shared.items():
         metadata.setdefault(name, kept_name)
-    alone = {name: tensor for name, tensor in weights.items() if name not in found.shared}
+    alone = {name: tensor for name, tensor in chosen.tensors.items() if name not in found.shared}
     found.size = write_safetensors(file, alone, metadata, stream)
     found.tensors = list(alone)

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 
 from mvae.checkpoint.files.archive import Archive
 from mvae.checkpoint.files.source import Record, Source
-from mvae.checkpoint.formats.broken_zip import Headers, Member, directory_records, inner_name
+from mvae.checkpoint.formats.broken_zip import Headers, Member, directory_records, inner_name, read_header
 from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.detect import Format, detect
 from mvae.checkpoint.formats.one_file import make_storage, read_source
 from mvae.checkpoint.formats.stream import Progress, Stream
 from mvae.checkpoint.pickled.machine import Unpickler
 from mvae.checkpoint.pickled.values import Storage
-from mvae.errors import SALVAGE, CheckpointError
+from mvae.errors import SALVAGE, CheckpointError, NothingToSaveError
 
 MISSING = "not in what is left of the file"
 
@@ -70,8 +70,9 @@ def _detect(source: Source) -> Format:
         raise
 
 
-def _nothing(why: str) -> CheckpointError:
-    return CheckpointError(f"nothing to save: {why}")
+def nothing(why: str) -> NothingToSaveError:
+    """The error that says so."""
+    return NothingToSaveError(f"nothing to save: {why}")
 
 
 # --- a zip
@@ -103,7 +104,7 @@ def _unpickle(remains: Remains, record: Record) -> int:
         unpickler = Unpickler(record.view(), lambda pid: make_storage(pid, contents.storages))
         contents.tree = unpickler.load()
     except CheckpointError as error:
-        raise _nothing(f"'data.pkl', which says what every tensor is, cannot be read: {error}") from None
+        raise nothing(f"'data.pkl', which says what every tensor is, cannot be read: {error}") from None
     contents.trace = unpickler.trace
     return unpickler.position
 
@@ -118,6 +119,8 @@ class _BrokenZip:
         self.listed = directory_records(source)
         self.pickle_size: int | None = None
         self.order = "little"
+        self.first = header.name if (header := read_header(source, 0)) is not None else ""
+        self.within: list[str] = []
 
     def read(self) -> None:
         """Fill in the tree, and the candidates for every storage.
@@ -150,15 +153,29 @@ class _BrokenZip:
         if self.remains.contents.pickles:
             return
         pickle = next((member for member in members if member.name == "data.pkl"), None)
+        if pickle is None and self.within:
+            raise nothing(
+                f"{self.source.name} is a zip of other files, which begins with '{self.first}', and not a checkpoint. "
+                "There are checkpoints in it: unpack what is left (`bsdtar -xf` needs no directory), and salvage each."
+            )
         if pickle is None:
-            raise _nothing(f"{self.source.name} does not hold 'data.pkl', which says what every tensor is.")
+            raise nothing(f"{self.source.name} does not hold 'data.pkl', which says what every tensor is.")
         if pickle.record is None:
-            raise _nothing(f"'data.pkl', which says what every tensor is, is {pickle.problem}.")
+            raise nothing(f"'data.pkl', which says what every tensor is, is {pickle.problem}.")
         self.remains.contents.pickles = [pickle.record]
+
+    def _is_within(self, name: str) -> bool:
+        """True for a member of a zip inside this one: PyTorch puts all into one folder, the pickle first."""
+        if inner_name(self.first) == "data.pkl" or not self.first:
+            return False
+        return "/" not in self.first or self.first.partition("/")[0] != name.partition("/")[0]
 
     def _size_of(self, name: str, rest: Record) -> int | None:
         """The size of a member, which its header leaves open."""
         if name == "data.pkl":
+            if self._is_within(rest.name):
+                self.within.append(rest.name)
+                return None
             if self.pickle_size is None:
                 self.pickle_size = _unpickle(self.remains, rest)
             return self.pickle_size
@@ -209,7 +226,7 @@ def _from_other(source: Source, remains: Remains) -> None:
         read_source(source, contents=contents)
     except CheckpointError as error:
         if contents.tree is None:
-            raise _nothing(str(error).replace(SALVAGE, "")) from None
+            raise nothing(str(error).replace(SALVAGE, "")) from None
         remains.notes.append(str(error).replace(SALVAGE, ""))
     if contents.format is Format.SAFETENSORS:
         names = json.loads(bytes(source.data[8 : contents.records[0].size]))
@@ -236,7 +253,7 @@ def _choose(remains: Remains, stream: Stream) -> None:
         if pickle.crc32 is None or not has_checksums:
             remains.notes.append(f"'{pickle.name}' has no checksum: nothing says that names and values are right.")
         elif stream.crc32(pickle) != pickle.crc32:
-            raise _nothing(f"'{pickle.name}', which says what every tensor is, is damaged: its checksum is wrong.")
+            raise nothing(f"'{pickle.name}', which says what every tensor is, is damaged: its checksum is wrong.")
     for key, storage in contents.storages.items():
         storage.record = None
         if storage.location == "meta":

@@ -17,11 +17,14 @@ from mvae.checkpoint.formats.detect import Format
 from mvae.checkpoint.formats.stream import Progress, Stream
 from mvae.checkpoint.formats.zip_writer import Output, output, refuse_to_overwrite, write_checkpoint
 from mvae.checkpoint.pickled.values import Storage, Tensor
+from mvae.checkpoint.pickled.walk import Path, is_leaf, walk
 from mvae.checkpoint.pickled.writer import Pickler, Replaced
-from mvae.checkpoint.report.byte_budget import Sections, of_weights
+from mvae.checkpoint.report.byte_budget import Sections
 from mvae.checkpoint.report.entries import TensorEntry
 from mvae.checkpoint.report.report import Report
-from mvae.checkpoint.tools.remains import Remains, find_remains
+from mvae.checkpoint.report.run import dotted, many
+from mvae.checkpoint.report.weights import is_buffer
+from mvae.checkpoint.tools.remains import Remains, find_remains, nothing
 from mvae.errors import CheckpointError
 from mvae.text import printable, size
 
@@ -149,9 +152,11 @@ def salvage(path: Input, out: Output, progress: Progress | None = None) -> Salva
         return all(id(storage) in kept or storage.location == "meta" for storage in storages_of(value))
 
     if isinstance(tree, (Tensor, Storage)) and not keep(tree):
-        raise CheckpointError(f"nothing to save: the only tensor in {source.name} is lost.")
+        raise nothing(f"the only tensor in {source.name} is lost.")
     found = Salvage(source.name, os.fspath(out) if isinstance(out, (str, os.PathLike)) else "-", notes=remains.notes)
     _sort(found, remains)
+    if not found.kept and not _has_values(tree):
+        raise nothing(f"in what is left of {source.name} there is neither a tensor nor a value.")
     pickler = Pickler(keep)
     with output(out) as file, Stream(progress) as stream:
         found.size = write_checkpoint(file, tree, lambda stored: stream.storage(stored.storage, stored.dtype), pickler)
@@ -176,19 +181,21 @@ def storages_of(value: Tensor | Storage) -> list[Storage]:
 
 def _sort(found: Salvage, remains: Remains) -> None:
     """Which tensors are kept, which are lost, and how many of each kind."""
-    headings = Sections(remains.contents.tree)
-    there, kept, places = Counter[str](), Counter[str](), Counter[str]()
+    headings = Sections(remains.contents)
+    entries = Report(remains.contents).tensors
+    why = {entry.name: _why_lost(entry, remains) for entry in entries}
+    lost = [entry.path for entry in entries if why[entry.name]]
+    halves = _leave_halves_out(remains.contents.tree, headings, lost)
+    there, kept = Counter[str](), Counter[str]()
     unchecked = set(remains.unchecked)
-    optimizer_lost = False
-    for entry in Report(remains.contents).tensors:
-        heading = headings.of(entry.path)
-        place = ".".join(map(str, headings.place(entry.path)))
+    for entry in entries:
+        heading, place = headings.of(entry.path), dotted(headings.place(entry.path))
         there[heading] += 1
-        places[place] += 1
-        why = _why_lost(entry, remains)
-        if why:
-            found.lost.append(Lost(entry.name, why, place))
-            optimizer_lost = optimizer_lost or headings.in_optimizer(entry.path)
+        found.places[place] = found.places.get(place, 0) + 1
+        half = any(entry.path[: len(path)] == path for path in halves)
+        reason = why[entry.name] or ("left out: of no use without the rest, which is lost" if half else "")
+        if reason:
+            found.lost.append(Lost(entry.name, reason, place))
             continue
         kept[heading] += 1
         found.kept.append(entry.name)
@@ -197,23 +204,69 @@ def _sort(found: Salvage, remains: Remains) -> None:
     unlisted = remains.lost.keys() - remains.contents.storages.keys()  # safetensors has no tree without its tensors
     found.lost += [Lost(name, remains.lost[name]) for name in remains.lost if name in unlisted]
     if remains.contents.format is Format.SAFETENSORS:
-        there.update(of_weights((name,)) for name in unlisted)
+        there.update("buffers" if is_buffer(name) else "weights" for name in unlisted)
     order = sorted(there, key=lambda heading: heading not in ("weights", "buffers"))
     found.sections = {heading: (kept[heading], there[heading]) for heading in order}
-    found.places = dict(places)
-    found.consequence = _consequence(found.sections, optimizer_lost)
+    settings_lost = any(headings.in_optimizer(path) and not _within(path, halves) for path in lost)
+    optimizers_lost = settings_lost or any(headings.in_optimizer(path) for path in halves)
+    found.consequence = _consequence(found.sections, optimizers_lost, settings_lost)
 
 
-def _consequence(sections: dict[str, tuple[int, int]], optimizer_lost: bool) -> str:
+def _within(path: Path, places: list[Path]) -> bool:
+    return any(path[: len(place)] == place for place in places)
+
+
+def _leave_halves_out(tree: Any, headings: Sections, lost: list[Path]) -> list[Path]:
+    """Take out of the tree what is of no use in part, so that training can go on from the rest; give the places.
+
+    What an optimizer keeps for a parameter ends in a `KeyError` if half of it is lost, and so does the state of a
+    callback. Without any, the parameter is as before its first step, and the callback is as new. If most parameters
+    are concerned, all of them start afresh.
+    """
+    halves: dict[Path, None] = {}
+    for path in lost:
+        place = headings.place(path)
+        if headings.in_optimizer(path) and path[len(place)] == "state" and len(path) > len(place) + 2:
+            halves[path[: len(place) + 2]] = None
+        elif path[0] == "callbacks" and len(path) > 2:
+            halves[path[:2]] = None
+    for optimizer in {headings.place(path): None for path in halves if headings.in_optimizer(path)}:
+        concerned = [path for path in halves if path[: len(optimizer)] == optimizer]
+        if 2 * len(concerned) > len(_at(tree, concerned[0][:-1])):
+            halves = {path: None for path in halves if path not in concerned} | {(*optimizer, "state"): None}
+    for path in halves:
+        inside = _at(tree, path[:-1])
+        if path[-1] == "state":
+            inside["state"] = {}
+        else:
+            del inside[path[-1]]
+    return list(halves)
+
+
+def _at(tree: Any, path: Path) -> Any:
+    for step in path:
+        tree = tree[step]
+    return tree
+
+
+def _has_values(tree: Any) -> bool:
+    """True if there is anything in it but tensors and empty containers."""
+    return any(is_leaf(part) and not isinstance(part, (Tensor, Storage)) for _, part in walk(tree))
+
+
+def _consequence(sections: dict[str, tuple[int, int]], optimizers_lost: bool, settings_lost: bool) -> str:
     """What can be done with the new file."""
     model = [sections[heading] for heading in ("weights", "buffers") if heading in sections]
     count, lost = sum(there for _, there in model), sum(there - kept for kept, there in model)
     if lost:
-        return f"{lost:,} of the model's {count:,} weights are lost: it can be used only in part."
-    if count and optimizer_lost:
+        return f"{lost:,} of the model's {many(count, 'weight')} are lost: it can be used only in part."
+    whole = f"All {many(count, 'weight')} are whole; the optimizer's state is not"
+    if count and settings_lost:
+        return f"{whole}, nor are its settings: load it for inference."
+    if count and optimizers_lost:
         return (
-            f"All {count:,} weights are whole; the optimizer's state is not: load it for inference, or resume with a "
-            "fresh optimizer."
+            f"{whole}: what of it is of no use is left out, so that training goes on from the new file, with the same "
+            "settings and in part afresh."
         )
     return ""
 

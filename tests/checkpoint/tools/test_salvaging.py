@@ -125,7 +125,7 @@ def test_the_report_says_how_much_of_what(raw: bytes) -> None:
     at = inspect(raw).tensor("optimizer_states.0.state.2.exp_avg").file_offset
     found, _ = rescued(raw[: (at or 0) + 10])
     assert found.sections["weights"] == (15, 15)
-    assert found.sections["Lion exp_avg"] == (2, 12)
+    assert found.sections["optimizer exp_avg"] == (0, 12)
     assert "cut off: 10 of 48 bytes are left" in found.text(everything=True)
     assert "weights: 15 of 15" in str(found)
 
@@ -244,7 +244,7 @@ def test_files_of_old_versions_in_the_order_of_the_alphabet(known: Known) -> Non
     for broken in (raw[: len(raw) * 2 // 3], raw[:-1]):
         found, out = rescued(broken)
         all_right(found, out, known)
-        assert len(found.kept) > 15
+        assert len([name for name in found.kept if name.startswith("state_dict")]) > 5
 
 
 def test_the_input_is_never_overwritten_and_nothing_is_left_behind(raw: bytes, tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_one_flipped_bit_costs_at_most_one_storage(raw: bytes, known: Known, dat
     broken[at] ^= 1 << data.draw(st.integers(0, 7))
     found, out = rescued(bytes(broken))
     all_right(found, out, known)
-    assert len(found.lost) <= 2, "the tied tensor has two names"
+    assert len(found.lost) <= 2, "the tied tensor has two names, and a parameter two moments"
 
 
 def test_it_says_what_the_new_file_is_good_for(raw: bytes) -> None:
