@@ -20,6 +20,7 @@ from mvae.checkpoint.pickled.values import (
     Tensor,
 )
 from mvae.checkpoint.pickled.walk import children, count, is_leaf
+from mvae.checkpoint.report.entries import byte_span
 from mvae.text import printable, size
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Outline:
         self.left = sys.maxsize if everything else MAX_NODES
         self.most = sys.maxsize if everything else MAX_CHILDREN
         self.system = {refusal.name for refusal in file.safety.system}
-        self.shared = {name: names[0] for names in file.shared.values() for name in names[1:]}
+        self.shared = _shared(file)
 
     def nodes(self) -> list[Node]:
         """The lines below the file's own: single values together, then each container."""
@@ -125,7 +126,8 @@ class Outline:
             text += f"  {printable(tensor.kind, 60)}"
         full = ".".join(map(str, path))
         if full in self.shared:
-            text += f"  same bytes as {printable(self.shared[full], 48)}"
+            how, first = self.shared[full]
+            text += f"  {how} {printable(first, 48)}"
         return Node(name, text, "tensor", self._inside(tensor, depth, path))
 
     def _object(self, name: str, value: Object, depth: int, path: tuple[Any, ...]) -> Node:
@@ -182,6 +184,25 @@ class Outline:
         if isinstance(value, (dict, list, tuple, set, frozenset)):
             return self._one_line(value) or "…"
         return printable(str(value), MAX_LINE)
+
+
+def _shared(file: Report) -> dict[str, tuple[str, str]]:
+    """Name → what a tensor has in common with the first on its storage, and the name of that one."""
+    found = {}
+    for first, *others in file.shared.values():
+        one = file.tensor(first)
+        start, end = byte_span(one)
+        for name in others:
+            other = file.tensor(name)
+            span = byte_span(other)
+            if (other.shape, other.stride, span) == (one.shape, one.stride, (start, end)):
+                how = "same bytes as"
+            elif span[0] < end and start < span[1]:
+                how = "shares bytes with"
+            else:
+                how = "on one storage, with other bytes than"
+            found[name] = how, first
+    return found
 
 
 def _is_short(value: Any) -> bool:

@@ -45,3 +45,10 @@ class TensorEntry:
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.tensor.dtype} {list(self.tensor.shape)}>"
+
+
+def byte_span(tensor: Tensor) -> tuple[int, int]:
+    """From the first byte of a tensor in its storage to past the last."""
+    size = tensor.nbytes // max(1, tensor.numel)
+    last = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride, strict=False))
+    return (tensor.offset * size, (tensor.offset + last + 1) * size) if tensor.numel else (0, 0)

@@ -8,6 +8,7 @@ from typing import Any
 from mvae.checkpoint.formats.detect import Format
 from mvae.checkpoint.pickled.values import Object, Storage, Tensor
 from mvae.checkpoint.pickled.walk import Path, walk
+from mvae.checkpoint.report.entries import byte_span
 from mvae.checkpoint.report.finding import candidates, find_weights, other_weights
 from mvae.checkpoint.report.names import ANYWHERE, LEADING, second_copy, wrappers
 from mvae.checkpoint.report.run import Fact, Run, many
@@ -217,13 +218,6 @@ def oversized(run: Run) -> Iterator[Fact]:
     if total > 4096 and not any(isinstance(part, Storage) for _, part in walk(run.file.tree, plain=False)):
         text = f"{total:,} bytes were saved that no tensor shows: a view was saved with all of what it is a view of."
         yield Fact("unused_bytes", total, text, dict(sorted(wasted.items(), key=lambda item: -item[1])[:5]))
-
-
-def byte_span(tensor: Tensor) -> tuple[int, int]:
-    """From the first byte of a tensor in its storage to past the last."""
-    size = tensor.nbytes // max(1, tensor.numel)
-    last = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride, strict=False))
-    return (tensor.offset * size, (tensor.offset + last + 1) * size) if tensor.numel else (0, 0)
 
 
 def _covered(spans: list[tuple[int, int]]) -> int:

@@ -293,8 +293,6 @@ def _write_safetensors(
             found.shared[name] = kept_name
     for key, value in kept.items():
         try:
-            if key == "loops":
-                raise CheckpointError("they serve the training.")
             metadata[str(key)] = to_json(value)
             found.left_out += [dotted((key, *path)) for path, part in walk(value) if isinstance(part, Tensor)]
         except CheckpointError:

@@ -239,14 +239,15 @@ def _leave_halves_out(tree: Any, headings: Sections, lost: list[Path]) -> list[P
         if path[-1] == "state":
             inside["state"] = {}
         else:
-            del inside[path[-1]]
+            inside.pop(path[-1], None)
     return list(halves)
 
 
-def _at(tree: Any, path: Path) -> Any:
+def _at(tree: Any, path: Path) -> dict[Any, Any]:
+    """The dict at a path; an empty one if what is there is none."""
     for step in path:
-        tree = tree[step]
-    return tree
+        tree = tree[step] if isinstance(tree, (dict, list, tuple)) else {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def _has_values(tree: Any) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from mvae.checkpoint.pickled.plain import hashable
+from mvae.checkpoint.pickled.plain import class_of, hashable
 from mvae.checkpoint.pickled.values import Blob, Global, NumpyArray, NumpyDtype, NumpyScalar, Object, Storage, Tensor
 from mvae.checkpoint.pickled.walk import Path, children, count, is_leaf, walk
+from mvae.checkpoint.report.run import dotted
 from mvae.errors import CheckpointError
 from mvae.text import jsonable, printable
 
@@ -17,6 +19,7 @@ MAX_ENTRIES = 20
 """A dict of plain values in which more entries than this differ is given as one change. A list always is."""
 
 _LONG = 60
+_PARTS_OF_A_KEY = 100
 _MAX_PAIRS = 5_000_000
 
 
@@ -108,7 +111,7 @@ def value_changes(a: Any, b: Any) -> list[ValueChange]:
 
 def _matched(path: Path, x: Any, y: Any) -> Iterator[tuple[Any, Any, Any]]:
     """What is inside of both, step by step; `ABSENT` where one has nothing."""
-    left, right = ({_step(step): part for step, part in children(value)} for value in (x, y))
+    left, right = (dict(_steps(value)) for value in (x, y))
     versions = path[-1:] == ("<attributes>",)
     for step in left | right:
         before, after = left.get(step, ABSENT), right.get(step, ABSENT)
@@ -119,9 +122,22 @@ def _matched(path: Path, x: Any, y: Any) -> Iterator[tuple[Any, Any, Any]]:
         yield step, before, after
 
 
-def _step(value: Any) -> Any:
-    """A key that is equal in both files if it says the same; placeholders are equal to themselves only."""
-    return value if type(value) in (str, int) else hashable(value)
+def _steps(value: Any) -> Iterator[tuple[Any, Any]]:
+    """What is inside, by keys that are equal in both files if they say the same; two that differ stay two."""
+    taken: Counter[Any] = Counter()
+    for step, part in children(value):
+        key = step if type(step) in (str, int) else _said(step)
+        taken[key] += 1
+        yield (key if taken[key] == 1 else f"{key} ({taken[key]})"), part
+
+
+def _said(key: Any) -> Any:
+    """A key by what it says: a placeholder is equal to itself only, and its class alone says too little."""
+    plain = hashable(key)
+    if not isinstance(key, (Object, tuple, frozenset)) or plain == key:
+        return plain
+    inside = [(path, part) for path, part in islice(walk(key), _PARTS_OF_A_KEY) if is_leaf(part)]
+    return f"{class_of(key)} {', '.join(f'{dotted(path)} {part}' for path, part in inside)}"
 
 
 def _opens(x: Any, y: Any) -> bool:
@@ -149,6 +165,10 @@ def _folds(x: Any, y: Any) -> bool:
     return sum(1 for _ in islice(_differing(x, y), MAX_ENTRIES + 1)) > MAX_ENTRIES
 
 
+def _has_plain_keys(value: dict[Any, Any]) -> bool:
+    return {type(key) for key in value} <= {str, int}
+
+
 def _is_plain(value: Any) -> bool:
     return is_leaf(value) and not isinstance(value, (Tensor, Storage))
 
@@ -157,6 +177,7 @@ def _differing(x: Any, y: Any) -> Iterator[bool]:
     """True for each entry that is not the same in both."""
     pairs: Iterable[tuple[Any, Any]]
     if isinstance(x, dict):
+        x, y = (value if _has_plain_keys(value) else dict(_steps(value)) for value in (x, y))
         pairs = ((value, y.get(key, ABSENT)) for key, value in x.items())
         yield from (True for key in y if key not in x)
     else:
@@ -180,7 +201,7 @@ def same_leaf(x: Any, y: Any) -> bool:
     if isinstance(x, Object):
         return bool(x.cls == y.cls) and not count(x) and not count(y)
     if isinstance(x, (set, frozenset)):
-        return {hashable(part) for part in x} == {hashable(part) for part in y}
+        return Counter(map(_said, x)) == Counter(map(_said, y))
     if is_leaf(x) or isinstance(x, (NumpyScalar, NumpyDtype)):
         return bool(x == y or (x != x and y != y))
     return not count(x) and not count(y)
