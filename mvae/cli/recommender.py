@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 #: EASE inverts an items × items matrix; past this it takes minutes and gigabytes.
 EASE_MAX_ITEMS = 20_000
 
+#: What messages call an argument of Python → what it is on the command line.
+OPTIONS = {
+    "min_rating": "--min-rating",
+    "min_per_user": "--min-per-user",
+    "num_val_users": "--val-users",
+    "num_test_users": "--test-users",
+    "batch_size": "--batch-size",
+    "max_epochs": "--max-epochs",
+    "work on synthetic(…) data": "give ratings of your own with --data",
+}
+
 
 def train_command(parser: Parser) -> int:
     """Train Mult-VAE, keep the best checkpoint, and compare it with Popularity and EASE."""
@@ -41,8 +52,20 @@ def train_command(parser: Parser) -> int:
     add("--min-per-user", metavar="N", type=whole(2), default=5, help=fewer + shown)
     add("--val-users", metavar="N", type=whole(1), help="Users held out for validation. [default: 100]")
     add("--test-users", metavar="N", type=whole(1), help="Users held out for the test. [default: 200]")
-    _train(parser.options())
+    options = parser.options()
+    try:
+        _train(options)
+    except DataError as error:
+        raise DataError(_with_options(str(error))) from None
     return 0
+
+
+def _with_options(message: str) -> str:
+    """A message in the words of the command line. Parts of a path, such as `min_rating.csv`, stay as they are."""
+    import re
+
+    names = "|".join(map(re.escape, OPTIONS))
+    return re.sub(rf"(?<![\w./\\-])({names})(?![\w/\\-]|\.\w)", lambda match: OPTIONS[match[1]], message)
 
 
 def _train(options: Namespace) -> None:
@@ -68,6 +91,9 @@ def _train(options: Namespace) -> None:
         num_test_users=options.test_users,
         seed=options.seed,
     )
+    if "rating" not in ratings:
+        none = "no column of ratings (rating, score, stars, overall …)"
+        print(f"{options.data} has {none}: every row counts as liked, and --min-rating is not used.")
     users = f"{datamodule.train.shape[0]:,} to train on, {datamodule.val_fold_in.shape[0]:,} for validation"
     console.print(
         f"{options.data}: {interactions.num_users:,} users ({users}, {datamodule.test_fold_in.shape[0]:,} for the "
@@ -103,7 +129,8 @@ def recommend_command(parser: Parser) -> int:
     recommender = load(path)
     titles = _titles(_ratings(options.data)) if options.data is not None else titles_at_hand(recommender.source)
     known = {item_id: titles.get(item_id, "") for item_id in recommender.vocabulary}
-    liked_ids = [find_item(text, known) for text in options.liked]
+    unseen = {item_id: title for item_id, title in titles.items() if item_id not in known}
+    liked_ids = [find_item(text, known, unseen) for text in options.liked]
     rows = [
         {"rank": rank, "item_id": item_id, "title": known[item_id] or None, "probability": probability}
         for rank, (item_id, probability) in enumerate(recommender.recommend(liked_ids, options.top), start=1)
@@ -133,39 +160,72 @@ def _print_table(liked: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Non
     console.print(table)
 
 
-def find_item(text: str, titles: dict[Hashable, str]) -> Hashable:
+def find_item(text: str, known: dict[Hashable, str], unseen: dict[Hashable, str] | None = None) -> Hashable:
     """The item that a person means: an item id, a whole title, or a part that only one title has.
 
     A number that is no item id is not looked for inside titles: 98 is more likely a mistake than Aliens (1986).
 
-    Raises:
-        DataError: nothing matches, or several do; it names the nearest ones.
-    """
-    import difflib
+    Args:
+        text: what the person typed.
+        known: item id → title of what the model knows; "" where there is no title.
+        unseen: item id → title of what the data has beside that.
 
-    by_id = {str(item_id): item_id for item_id in titles}
-    if text in by_id:
-        return by_id[text]
-    wanted = text.casefold().strip()
-    plain = {item_id: title.casefold() for item_id, title in titles.items() if title}
-    if not plain:
-        raise DataError(
-            f"{text!r} is not one of the {len(titles):,} item ids of this checkpoint, and no titles are at hand to "
-            "look it up in. Pass an item id, or the data set with --data."
-        )
-    for matches in (
-        [i for i, title in plain.items() if wanted in (title, title.rsplit(" (", 1)[0])],
-        [i for i, title in plain.items() if wanted and not wanted.isdecimal() and wanted in title],
-    ):
+    Raises:
+        DataError: nothing matches, or several do, or an item that the model does not know; it names the nearest ones.
+    """
+    unseen = unseen or {}
+    for matches_of in (_by_id, _by_whole_title, _by_part):
+        matches = matches_of(text, known)
         if len(matches) == 1:
             return matches[0]
         if matches:
-            shown = "; ".join(f"{titles[i]} (id {i})" for i in matches[:8])
-            more = f"; and {len(matches) - 8} more" if len(matches) > 8 else ""
-            raise DataError(f"{text!r} matches {len(matches)} items: {shown}{more}. Give the whole title, or the id.")
-    near = difflib.get_close_matches(wanted, list(plain.values()), n=3, cutoff=0.4)
-    hint = "; ".join(titles[i] for i, title in plain.items() if title in near)
-    raise DataError(f"{text!r} matches no item id and no title." + (f" Near it: {hint}." if hint else ""))
+            several = f"{text!r} matches {len(matches)} items: {_listed(matches, known)}"
+            raise DataError(f"{several}. Give the whole title, or the id.")
+        if matches := matches_of(text, unseen):
+            raise DataError(
+                f"{text!r} is {_listed(matches, unseen)}: not among the {len(known):,} items that the model was "
+                "trained on. An item that nobody liked is left out. Choose another."
+            )
+    if not any(known.values()):
+        raise DataError(
+            f"{text!r} is not one of the {len(known):,} item ids of this checkpoint, and no titles are at hand to "
+            "look it up in. Pass an item id, or the data set with --data."
+        )
+    raise DataError(f"{text!r} matches no item id and no title.{_near(text, known)}")
+
+
+def _by_id(text: str, titles: dict[Hashable, str]) -> list[Hashable]:
+    return [item_id for item_id in titles if str(item_id) == text]
+
+
+def _by_whole_title(text: str, titles: dict[Hashable, str]) -> list[Hashable]:
+    """Items of that title, which may do without the year in parentheses at its end."""
+    wanted, plain = _plain(text), {item_id: _plain(title) for item_id, title in titles.items() if title}
+    return [item_id for item_id, title in plain.items() if wanted in (title, title.rsplit(" (", 1)[0])]
+
+
+def _by_part(text: str, titles: dict[Hashable, str]) -> list[Hashable]:
+    wanted = _plain(text)
+    if not wanted or wanted.isdecimal():
+        return []
+    return [item_id for item_id, title in titles.items() if wanted in _plain(title)]
+
+
+def _plain(text: str) -> str:
+    return text.casefold().strip()
+
+
+def _listed(items: list[Hashable], titles: dict[Hashable, str]) -> str:
+    shown = "; ".join(f"{titles[item_id]} (id {item_id})" for item_id in items[:8])
+    return shown + (f"; and {len(items) - 8} more" if len(items) > 8 else "")
+
+
+def _near(text: str, titles: dict[Hashable, str]) -> str:
+    from difflib import get_close_matches
+
+    by_title = {_plain(title): title for title in titles.values() if title}
+    near = get_close_matches(_plain(text), list(by_title), n=3, cutoff=0.4)
+    return f" Near it: {'; '.join(map(by_title.__getitem__, near))}." if near else ""
 
 
 def _ratings(data: str) -> pd.DataFrame:

@@ -67,9 +67,10 @@ class Interactions:
         kept = liked[per_user >= min_per_user]
         if kept.empty:
             most = int(per_user.max()) if len(per_user) else 0
+            rated, lower = (f" rated {min_rating:g} or more", "min_rating or ") if "rating" in ratings else ("", "")
             raise DataError(
-                f"No user is left: of {ratings['user_id'].nunique():,} users none has {min_per_user} items rated "
-                f"{min_rating:g} or more (the most is {most}). Lower min_rating or min_per_user."
+                f"No user is left: of {ratings['user_id'].nunique():,} users none has {min_per_user} items{rated} "
+                f"(the most is {most}). Lower {lower}min_per_user."
             )
         user_codes, user_ids = pd.factorize(kept["user_id"], sort=True)
         item_codes, item_ids = pd.factorize(kept["item_id"], sort=True)

@@ -75,6 +75,19 @@ def test_without_titles_only_ids_are_understood() -> None:
         find_item("Alien", {"a": "", "b": ""})
 
 
+@pytest.mark.parametrize("text", ["12", "t-men", "T-Men (1947)", "men (1947)", "alien"])
+def test_an_item_that_the_model_never_saw_is_named_and_refused(text: str) -> None:
+    unseen = {12: "T-Men (1947)"} if text != "alien" else {12: "Alien (2017)", 13: "Aliens again (2017)"}
+    known = {item_id: title for item_id, title in TITLES.items() if item_id != 1}
+    with pytest.raises(DataError, match=r"\(id 12\).* not among the 8 items that the model was trained on"):
+        find_item(text, known, unseen)
+
+
+def test_what_the_model_knows_comes_before_what_it_does_not() -> None:
+    assert find_item("1984", TITLES, {12: "1984 (1956)"}) == 9
+    assert find_item("3", TITLES, {12: "3 (2000)"}) == 3
+
+
 # ---- the command -----------------------------------------------------------------------------------------------
 
 
@@ -180,6 +193,16 @@ def test_a_file_that_is_no_good_is_one_message(refused: Callable, checkpoint: Pa
         message = refused("recommend", path, "--liked", "110")
         assert said in message
         assert len(message.splitlines()) == 1
+
+
+def test_a_film_of_the_data_that_nobody_liked_is_said_to_be_one(
+    refused: Callable, checkpoint: Path, ratings_csv: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "films.csv"
+    data.write_text(ratings_csv.read_text(encoding="utf-8") + '1,777,1,"T-Men (1947)"\n', encoding="utf-8")
+    for liked in ("777", "t-men"):
+        message = refused("recommend", checkpoint, "--liked", liked, "--data", data)
+        assert message.startswith(f"{liked!r} is T-Men (1947) (id 777): not among the 40 items")
 
 
 def test_data_without_titles_is_one_message(refused: Callable, checkpoint: Path, tmp_path: Path) -> None:

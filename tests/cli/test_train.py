@@ -97,6 +97,18 @@ def test_a_data_set_can_be_a_folder_as_grouplens_publishes_it(mvae: Callable, tm
     assert "30 users" in done.out
 
 
+def test_a_table_without_ratings_is_not_taken_in_silence(mvae: Callable, tmp_path: Path) -> None:
+    data = tmp_path / "clicks.csv"
+    rows = [f"{user},{item},1" for user in range(30) for item in range(user % 5, 40, 2 + user % 3)]
+    data.write_text("user,item,hearts\n" + "\n".join(rows))
+    done = mvae("train", "--data", data, "--out", tmp_path / "out", "--max-epochs", 1)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[0] == (
+        f"{data} has no column of ratings (rating, score, stars, overall …): every row counts as liked, and "
+        "--min-rating is not used."
+    )
+
+
 # ---- bad input -------------------------------------------------------------------------------------------------
 
 FEW = "".join(f"{user},{item}\n" for user in range(3) for item in range(6))
@@ -125,6 +137,22 @@ def test_a_file_that_cannot_be_trained_on_is_one_message(
     assert said in message
     assert len(message.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_messages_name_options_and_not_arguments(refused: Callable, tmp_path: Path) -> None:
+    data = tmp_path / "min_rating.csv"
+    for content, said in (
+        (SHORT, "Lower --min-rating or --min-per-user."),
+        (FEW, "Pass a smaller --val-users and --test-users, or use more data."),
+    ):
+        data.write_text("user,item,rating\n" + content.replace("\n", ",5\n"))
+        assert refused("train", "--data", data, "--out", tmp_path / "out").endswith(said)
+    data.write_text("user,item\n" + SHORT)
+    assert refused("train", "--data", data, "--out", tmp_path / "out").endswith(
+        "(the most is 3). Lower --min-per-user."
+    )
+    data.unlink()
+    assert f"There is no file {data}." in refused("train", "--data", data, "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
