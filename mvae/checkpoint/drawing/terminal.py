@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from mvae.checkpoint.report.report import Report
-    from mvae.checkpoint.report.safety import Refusal
+    from mvae.checkpoint.report.safety import Refusal, Safety
 
 STYLES = {
     "title": "bold",
@@ -129,17 +130,28 @@ def safety_nodes(file: Report, everything: bool = False) -> list[Node]:
 
 def _verdict(file: Report, everything: bool) -> list[Node]:
     safety = file.safety
-    if safety.weights_only:
-        if file.contents.trace is None:
-            return [Node("there is no pickle in it: nothing can run.", style="more")]
-        return [
-            Node(f"torch.load(weights_only=True) takes it; it imports {len(safety.taken)} names, all of them known.")
-        ]
     found = [Node(f"DANGER  {printable(refusal.name, 80)}", refusal.reason, "danger") for refusal in safety.system]
+    if file.contents.trace is None:
+        found.append(Node("there is no pickle in it: nothing can run.", style="more"))
+    elif safety.weights_only:
+        known = f"it imports {len(safety.taken)} names, all of them known."
+        found.append(Node(f"torch.load(weights_only=True) takes it; {known}"))
+    else:
+        found += _refused(safety, everything)
+    found += [Node(printable(other.name, 80), printable(other.reason)) for other in safety.beside if not other.system]
+    return found + [Node("not looked into:", printable(sentence), "foreign") for sentence in safety.unseen]
+
+
+def _refused(safety: Safety, everything: bool) -> list[Node]:
     rest = _by_reason([refusal for refusal in safety.refused if not refusal.system], everything)
-    found.append(Node("torch.load(weights_only=True) refuses it:", style="key", children=_folded(rest, everything)))
-    found += [Node(printable(obstacle), style="foreign") for obstacle in safety.obstacles]
-    if safety.allow_list and not safety.system and all(map(_is_name, safety.allow_list)):
+    if any(refusal.system for refusal in safety.refused):
+        rest.append(Node("the names above, marked DANGER", style="danger"))
+    found = [Node(printable(obstacle), style="foreign") for obstacle in safety.obstacles]
+    if rest:
+        found.insert(0, Node("torch.load(weights_only=True) refuses it:", "", "key", _folded(rest, everything)))
+    else:
+        found.insert(0, Node("torch.load(weights_only=True) refuses it, for what it does:", style="key"))
+    if safety.allow_list and all(map(_is_entry, safety.allow_list)):
         names = ", ".join(safety.allow_list)  # whole: it is there to be copied
         found.append(Node("If you trust whoever made it:", f"torch.serialization.add_safe_globals([{names}])"))
     return found
@@ -158,9 +170,10 @@ def _by_reason(refusals: list[Refusal], everything: bool) -> list[Node]:
     ]
 
 
-def _is_name(name: str) -> bool:
-    """False for what would be more than a name if it were pasted into a program."""
-    return name.isprintable() and all(part.isidentifier() for part in name.split("."))
+def _is_entry(entry: str) -> bool:
+    """False for what would be more than a name, or a pair of names, if it were pasted into a program."""
+    names = re.fullmatch(r'\(([\w.]+), "([\w.]+)"\)|([\w.]+)', entry)
+    return names is not None and all(part.isidentifier() for name in names.groups("x") for part in name.split("."))
 
 
 def _folded(nodes: list[Node], everything: bool, limit: int = 20) -> list[Node]:

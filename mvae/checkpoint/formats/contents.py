@@ -24,6 +24,8 @@ class Contents:
             (`mvae.checkpoint.pickled.values`).
         storages: by key; where the bytes of the tensors are.
         trace: what the pickle would import and do; None for safetensors.
+        beside: what the file's other pickles would do, those that its loader does not read, by name.
+        main_end: where the pickle of the tree ends in its zip member, in bytes; 0 if there is none.
         records: the pieces of the file, in the file's order: zip members, or pickles and raw storages.
         pickles: the records that are pickles.
         archive: the zip, if it is one.
@@ -36,6 +38,8 @@ class Contents:
     tree: Any = None
     storages: dict[str, Storage] = field(default_factory=dict)
     trace: Trace | None = None
+    beside: dict[str, Trace] = field(default_factory=dict)
+    main_end: int = 0
     records: list[Record] = field(default_factory=list)
     pickles: list[Record] = field(default_factory=list)
     archive: Archive | None = None

@@ -9,9 +9,11 @@ from mvae.checkpoint.files.archive import Archive
 from mvae.checkpoint.files.source import Record, Source
 from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.detect import Format, detect
+from mvae.checkpoint.formats.every_pickle import MAX_PICKLES, every_pickle, is_plausible, try_pickle
 from mvae.checkpoint.formats.safetensors import read_safetensors
 from mvae.checkpoint.pickled import dtypes
-from mvae.checkpoint.pickled.machine import DEFAULT_LIMITS, Limits, Trace, Unpickler
+from mvae.checkpoint.pickled.limits import DEFAULT_LIMITS, Limits
+from mvae.checkpoint.pickled.machine import Trace, Unpickler
 from mvae.checkpoint.pickled.values import Global, Storage
 from mvae.errors import SALVAGE, CheckpointError
 
@@ -26,15 +28,26 @@ def read_source(source: Source, limits: Limits = DEFAULT_LIMITS, contents: Conte
     Args:
         contents: filled in and returned; if there is an error, it has what came before that.
     """
+    return _read(source, limits, contents or Contents(source.name, source.size, Format.PICKLE), 0)
+
+
+def _read(source: Source, limits: Limits, contents: Contents, level: int) -> Contents:
+    """The same for a file that stands inside others, `level` of them."""
     readers = {
         Format.ZIP: _read_zip,
         Format.LEGACY: _read_legacy,
         Format.SAFETENSORS: lambda source, contents, _: read_safetensors(source, contents),
         Format.PICKLE: _read_pickle,
     }
-    kind = detect(source)
-    contents = contents or Contents(source.name, source.size, kind)
-    return readers[kind](source, contents, limits)
+    with every_pickle(source, contents, limits, level, _read):
+        try:
+            contents.format = detect(source)
+        except CheckpointError:
+            if not try_pickle(source, contents, limits):
+                raise
+            contents.format = Format.PICKLE
+        readers[contents.format](source, contents, limits)
+    return contents
 
 
 def make_storage(pid: Any, known: dict[str, Storage]) -> Storage:
@@ -65,20 +78,20 @@ def make_storage(pid: Any, known: dict[str, Storage]) -> Storage:
 def _read_zip(source: Source, contents: Contents, limits: Limits) -> Contents:
     if source.name.endswith(".distcp"):
         raise CheckpointError(f"{source.name} is one piece of a sharded checkpoint: inspect the folder it is in.")
-    archive = Archive(source)
+    contents.archive = archive = Archive(source)
     pickle = archive.get("data.pkl")
     if pickle is None:
         raise CheckpointError(_not_a_checkpoint(archive))
     _check_root(archive)
     if archive.root + "constants.pkl" in archive.members:
         contents.format = Format.TORCHSCRIPT
-    contents.archive = archive
     contents.records = [*sorted(archive.members.values(), key=lambda member: member.header)]
     contents.pickles = [pickle]
     storages = contents.storages
     unpickler = Unpickler(pickle.view(), lambda pid: make_storage(pid, storages), limits=limits)
-    contents.tree = unpickler.load()
     contents.trace = unpickler.trace
+    contents.tree = unpickler.load()
+    contents.main_end = unpickler.position
     _find_storages(archive, storages)
     return contents
 
@@ -155,11 +168,13 @@ def _read_legacy(source: Source, contents: Contents, limits: Limits) -> Contents
     position = 0
     values = []
     for name in ("magic number", "protocol version", "system information", "object", "storage keys"):
-        unpickler = Unpickler(source.data, persistent, position, limits)
-        values.append(unpickler.load())
+        unpickler = Unpickler(source.data, persistent, position, limits.less(*trace.spent))
+        try:
+            values.append(unpickler.load())
+        finally:
+            trace.add(unpickler.trace)
         contents.records.append(Record(source, name, position, unpickler.position - position))
         position = unpickler.position
-        trace.add(unpickler.trace)
     if values[0] != _MAGIC or values[1] != 1001:
         raise CheckpointError(f"{source.name} starts like an old PyTorch file, but its version is {values[1]!r}.")
     contents.pickles = list(contents.records)
@@ -195,16 +210,32 @@ def _place_storages(source: Source, contents: Contents, keys: Any, position: int
 
 
 def _read_pickle(source: Source, contents: Contents, limits: Limits) -> Contents:
-    unpickler = Unpickler(source.data, None, 0, limits)
-    try:
-        contents.tree = unpickler.load()
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{source.name} starts like a pickle and is not a checkpoint that can be read: {error}"
-        ) from None
-    contents.trace = unpickler.trace
-    contents.pickles = contents.records = [Record(source, "pickle", 0, unpickler.position)]
-    if zs.find_last(source.data, zs.END) >= unpickler.position:
+    """One pickle after the other: whoever reads the first may go on, and `torch.load` does if it is the right number."""
+    contents.trace, position = Trace(), 0
+    values: list[Any] = []
+    while position < source.size and len(values) <= MAX_PICKLES:
+        unpickler = Unpickler(source.data, None, position, limits.less(*contents.trace.spent))
+        try:
+            values.append(unpickler.load())
+        except CheckpointError as error:
+            if not values:
+                contents.trace = unpickler.trace
+                raise CheckpointError(
+                    f"{source.name} starts like a pickle and is not a checkpoint that can be read: {error}"
+                ) from None
+            if unpickler.trace.globals and is_plausible(unpickler.trace):
+                contents.trace.add(unpickler.trace)
+                contents.trace.unseen.append(f"all that follows byte {position:,}: {error}")
+            break
+        contents.trace.add(unpickler.trace)
+        contents.records.append(Record(source, "pickle", position, unpickler.position - position))
+        position = unpickler.position
+    else:
+        if position < source.size:
+            contents.trace.unseen.append(f"what follows the first {MAX_PICKLES} pickles.")
+    contents.tree = values if len(values) > 1 else values[0]
+    contents.pickles = list(contents.records)
+    if zs.find_last(source.data, zs.END) >= position:
         raise CheckpointError(
             f"{source.name} is a pickle with a zip file behind it: PyTorch would read the one, and a program that "
             "looks for a zip the other. Do not load it."

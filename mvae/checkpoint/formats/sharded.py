@@ -15,8 +15,10 @@ from typing import Any
 from mvae.checkpoint.files.source import Record, Source
 from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.detect import Format
+from mvae.checkpoint.formats.every_pickle import what_runs
 from mvae.checkpoint.formats.one_file import read_source
-from mvae.checkpoint.pickled.machine import Limits, Trace
+from mvae.checkpoint.pickled.limits import Limits
+from mvae.checkpoint.pickled.machine import Trace
 from mvae.checkpoint.pickled.rebuild import dtype_name
 from mvae.checkpoint.pickled.values import Object, Tensor
 from mvae.errors import CheckpointError
@@ -43,10 +45,12 @@ def read_folder(path: str, limits: Limits) -> Contents:
     directory = _read_inside(contents, sources[_METADATA], limits)
     try:
         _read_pieces(contents, sources, directory, limits)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{what_runs(contents)}") from None
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: '.metadata' is not what PyTorch writes ({error!r}).") from None
+        raise CheckpointError(
+            f"{path}: '.metadata' is not what PyTorch writes ({error!r}).{what_runs(contents)}"
+        ) from None
     if _LIGHTNING in sources:
         rest = _read_inside(contents, sources[_LIGHTNING], limits)
         contents.tree = {**rest, **contents.tree} if isinstance(rest, dict) else contents.tree
@@ -65,7 +69,7 @@ def _not_sharded(path: str, names: list[str]) -> str:
 
 def _read_inside(contents: Contents, source: Source, limits: Limits) -> Any:
     """Read a file of the folder; what it would import counts for the whole."""
-    inner = read_source(source, limits)
+    inner = read_source(source, _left(contents, limits))
     _add_trace(contents, inner)
     for key, storage in inner.storages.items():
         contents.storages[f"{os.path.basename(source.name)}/{key}"] = storage
@@ -77,6 +81,12 @@ def _read_inside(contents: Contents, source: Source, limits: Limits) -> Any:
 def _add_trace(contents: Contents, inner: Contents) -> None:
     if contents.trace is not None and inner.trace is not None:
         contents.trace.add(inner.trace)
+    contents.beside |= {f"{inner.path}: {name}": trace for name, trace in inner.beside.items()}
+
+
+def _left(contents: Contents, limits: Limits) -> Limits:
+    """What all the pickles of a folder together may cost, less what those before have."""
+    return limits.less(*contents.trace.spent) if contents.trace else limits
 
 
 def _read_pieces(contents: Contents, sources: dict[str, Source], directory: Object, limits: Limits) -> None:
@@ -105,7 +115,7 @@ def _piece(contents: Contents, sources: dict[str, Source], where: Object, limits
     outer = sources[name]
     if not 0 <= offset <= offset + length <= outer.size:
         raise CheckpointError(f"{outer.name} is {outer.size:,} bytes and should reach to {offset + length:,}: cut off.")
-    inner = read_source(Source(f"{outer.name}, byte {offset:,}", outer.data[offset : offset + length]), limits)
+    inner = read_source(Source(f"{outer.name}, byte {offset:,}", outer.data[offset : offset + length]), _left(contents, limits))
     _add_trace(contents, inner)
     for key, storage in inner.storages.items():
         if storage.record is not None:

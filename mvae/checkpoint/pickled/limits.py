@@ -6,7 +6,7 @@ import gc
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mvae.errors import CheckpointError
@@ -29,6 +29,10 @@ class Limits:
     blob: int = 1 << 20
     depth: int = 500
     unfolded: int = 50_000_000
+
+    def less(self, opcodes: int, memory: int) -> Limits:
+        """What is left for the next pickle of the same file."""
+        return replace(self, opcodes=max(0, self.opcodes - opcodes), memory=max(0, self.memory - memory))
 
 
 DEFAULT_LIMITS = Limits()

@@ -16,7 +16,6 @@ import codecs
 import struct
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from mvae.checkpoint.pickled import rebuild
@@ -44,6 +43,7 @@ class Trace:
         numpy_types: codes of the numpy types whose state it sets, such as `f4`.
         calls: calls that reach further than their name says, with their arguments; see `reach.FOLLOWED`.
         unseen: what in it could not be looked into, one sentence each.
+        spent: opcodes and bytes of memory that reading it took, as `Limits` counts them.
     """
 
     def __init__(self) -> None:
@@ -54,6 +54,7 @@ class Trace:
         self.named_classes = 0
         self.calls: list[tuple[Global, tuple[Any, ...]]] = []
         self.unseen: list[str] = []
+        self.spent = (0, 0)
 
     def add(self, other: Trace) -> None:
         """Take in what another pickle of the same checkpoint did."""
@@ -63,6 +64,7 @@ class Trace:
         self.named_classes += other.named_classes
         self.calls += other.calls
         self.unseen += other.unseen
+        self.spent = (self.spent[0] + other.spent[0], self.spent[1] + other.spent[1])
         known = {name: name for name in self.globals}
         for name in other.globals:
             if name in known:
@@ -153,6 +155,7 @@ class Unpickler:
             raise self.error(f"has more than {self.limits.opcodes:,} instructions, the limit set by `Limits.opcodes`")
         finally:
             self.trace.opcodes.update(op for op in range(256) if used[op])
+            self.trace.spent = (self.limits.opcodes - self.left + sum(used), self.limits.memory - self.room)
 
     def _stop(self) -> Any:
         if self.position < len(self.data) < len(self.whole):
@@ -160,10 +163,6 @@ class Unpickler:
         if not self.stack:
             raise self.error("stops before it has made a value")
         return self.stack.pop()
-
-    def remaining(self) -> Limits:
-        """What this pickle has left over of its limits, for the next one of the same file."""
-        return replace(self.limits, opcodes=max(0, self.left - _CHUNK), memory=max(0, self.room))
 
     def ends(self, what: str) -> CheckpointError:
         """The error for an instruction that asks for more bytes than there are."""

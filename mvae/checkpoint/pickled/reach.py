@@ -19,7 +19,7 @@ _GROUPS: dict[str, str] = {
         os posix nt subprocess _posixsubprocess _winapi pty commands popen2 platform multiprocessing _multiprocessing
         concurrent.futures webbrowser antigravity pexpect ptyprocess sh plumbum paramiko fabric invoke psutil.Popen
         _osx_support _aix_support _pyrepl pipes distutils setuptools pip ensurepip venv _bootsubprocess
-        imaplib.IMAP4_stream ctypes.util uuid._get_command_stdout uuid._popen cgitb pydoc.pipepager pydoc.tempfilepager
+        imaplib.IMAP4_stream ctypes.util uuid._get_command_stdout uuid._popen cgitb
         torch.utils.collect_env torch.utils.cpp_extension torch.utils._cpp_extension_versioner torch.multiprocessing
         torch.distributed.run torch.distributed.launch torch.distributed.launcher torch.distributed.elastic
         numpy.distutils numpy.f2py numpy.testing torch.testing IPython.utils
@@ -27,20 +27,20 @@ _GROUPS: dict[str, str] = {
     "runs Python code that stands in the file": """
         builtins.eval builtins.exec builtins.execfile builtins.compile builtins.apply builtins.breakpoint builtins.input
         builtins.map builtins.filter builtins.reduce functools.reduce functools.partialmethod itertools.starmap
-        builtins.help builtins.property builtins.__build_class__ builtins.type builtins.super
+        builtins.help builtins.property builtins.__build_class__ 
         code codeop bdb pdb cProfile profile _lsprof timeit trace doctest idlelib lib2to3 test unittest runpy
         types.CodeType types.FunctionType types.LambdaType types.MethodType types.ModuleType types.CellType
         types.DynamicClassAttribute types.coroutine types.new_class types.GeneratorType types.resolve_bases
         marshal _interpreters _xxsubinterpreters _xxinterpchannels asyncio threading _thread _threading_local sched
         concurrent atexit signal _signal faulthandler sys gc inspect weakref.finalize contextlib.ExitStack
-        collections.namedtuple collections._namedtuple enum._make_class_unpicklable dataclasses.make_dataclass
+        collections.namedtuple dataclasses.make_dataclass
         dataclasses._create_fn typing.ForwardRef typing.get_type_hints annotationlib string.Formatter
         cloudpickle dill jsonpickle torch.fx.graph_module torch.fx.experimental torch.fx._lazy_graph_module
         torch.jit torch.compile torch.compiler torch._dynamo torch._inductor torch._functorch torch._export
         torch.utils.bottleneck torch.utils.benchmark torch.utils.model_zoo torch.utils.data.datapipes
         torch.utils._config_module torch.utils._triton torch.ops torch._ops torch.classes torch._classes torch.library
-        torch.distributed.rpc torch.distributed.nn torch.distributed._tools pandas.eval pandas.core.computation
-        numexpr sympy.sympify sympy.parsing hydra lightning.pytorch.cli jsonargparse
+        torch.distributed.rpc torch.distributed._tools pandas.eval pandas.core.computation
+        numexpr sympy.sympify sympy.parsing hydra.utils hydra._internal
         """,
     "loads another program, library or pickle": """
         pickle _pickle cPickle pickletools shelve copyreg.add_extension copyreg.pickle importlib imp _imp
@@ -48,10 +48,10 @@ _GROUPS: dict[str, str] = {
         builtins.__import__ builtins.__loader__ builtins.__spec__ ctypes _ctypes cffi _cffi_backend py_compile
         compileall yaml ruamel.yaml joblib torch.load torch.hub torch.package torch.export torch.serialization
         torch.storage._load_from_bytes torch.from_file torch._utils_internal torch._C.PyTorchFileReader
-        torch._C.import_ir_module torch._C._import_ir_module torch._C._LegacyVariableBase torch.onnx
+        torch._C.import_ir_module torch._C._import_ir_module 
         torch.distributed.checkpoint.state_dict_loader torch.distributed.checkpoint.format_utils
         torch.utils.tensorboard torch.utils.model_dump numpy.load numpy.ctypeslib numpy.lib.npyio
-        numpy.lib._npyio_impl numpy.lib.format numpy.lib._format_impl numpy.loads pandas.read_pickle pandas.io
+        numpy.lib._npyio_impl numpy.lib.format numpy.lib._format_impl numpy.loads pandas.read_pickle pandas.io.pickle pandas.compat.pickle_compat
         lightning.fabric.utilities.cloud_io lightning_fabric.utilities.cloud_io
         """,
     "opens, writes or deletes files": """
@@ -59,7 +59,7 @@ _GROUPS: dict[str, str] = {
         dircache mmap zipfile tarfile gzip bz2 lzma zlib.decompressobj _bz2 _lzma sqlite3 _sqlite3 dbm _dbm _gdbm
         logging.FileHandler logging.handlers logging.config logging.basicConfig logging.StreamHandler logging.shutdown
         argparse.FileType tokenize.open wave aifc sunau mailbox netrc configparser.ConfigParser plistlib winreg _winreg
-        crypt fcntl _tkinter tkinter turtle pathlib.os ntpath posixpath genericpath macpath stat nturl2path
+        crypt fcntl _tkinter tkinter turtle ntpath posixpath genericpath macpath nturl2path
         numpy.fromfile numpy.memmap numpy.save numpy.savez numpy.savetxt numpy.loadtxt numpy.genfromtxt
         numpy.DataSource numpy.lib._datasource numpy.compat torch.save torch.distributed.checkpoint.filesystem
         torch.distributed.checkpoint.state_dict_saver torch.distributed.checkpoint._fsspec_filesystem
@@ -109,15 +109,14 @@ _MODULES = frozenset("os sys subprocess posix nt builtins importlib shutil socke
 
 _NOT_A_CLASS = re.compile(r"_*[a-z0-9_]*$")
 
-FOLLOWED = frozenset([
-    "builtins.getattr", "functools.partial", "torch.storage._load_from_bytes", "pickle.loads", "_pickle.loads",
-    "pickle._loads", "dill.loads", "dill._dill.loads", "cloudpickle.loads", "cloudpickle.cloudpickle.loads",
-    "torch.utils._config_module.ConfigModule.load_config",
-])  # fmt: skip
-"""Calls that are looked into: where they lead depends on their arguments."""
+LOADERS = frozenset("""
+    torch.storage._load_from_bytes torch.load torch.serialization.load pickle.loads pickle.load pickle._loads
+    _pickle.loads _pickle.load dill.loads dill._dill.loads cloudpickle.loads cloudpickle.cloudpickle.loads joblib.load
+""".split())
+"""Calls that read a pickle in the bytes they are given."""
 
-LOADERS = FOLLOWED - {"builtins.getattr", "functools.partial"}
-"""Those that read a pickle in the bytes they are given."""
+FOLLOWED = LOADERS | {"builtins.getattr"}
+"""Calls that are looked into: where they lead depends on their arguments."""
 
 
 def reach(name: Global) -> str | None:
@@ -131,6 +130,9 @@ def reach(name: Global) -> str | None:
     walked = name.name.split(".")
     if len(walked) == 1 and not _HARMLESS.isdisjoint(paths) and not _known(paths, after_harmless=True):
         return None
+    led = next((".".join(walked[start:]) for start in range(len(walked)) if _known([walked[start].lstrip("_")])), None)
+    if led and len(walked) > 1:
+        return f"leads to {led}, which {_known([led.lstrip('_').partition('.')[0]])}"
     known = _known(paths)
     if known:
         return known

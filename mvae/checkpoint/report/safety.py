@@ -9,13 +9,16 @@ without torch. Source: `torch/_weights_only_unpickler.py` of PyTorch 2.13.
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.detect import Format
 from mvae.checkpoint.pickled.dtypes import ITEMSIZE
-from mvae.checkpoint.pickled.values import Global
+from mvae.checkpoint.pickled.machine import Trace
+from mvae.checkpoint.pickled.reach import LOADERS, reach
+from mvae.checkpoint.pickled.values import Global, Object
 
 _ELEMENTS = ["BFloat16", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short"]
 _REBUILD = [
@@ -52,23 +55,8 @@ ALLOWED = _allowed()
 _NEVER_ALLOWED = ("sys", "os", "posix", "nt")
 """Modules that it refuses even if they are on the list."""
 
-_SYSTEM_MODULES = frozenset([
-    "os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "pty", "ctypes", "_ctypes", "cffi", "importlib",
-    "imp", "runpy", "code", "codeop", "marshal", "pickle", "_pickle", "dill", "cloudpickle", "joblib", "io", "_io",
-    "tempfile", "webbrowser", "urllib", "http", "ftplib", "smtplib", "telnetlib", "xmlrpc", "requests", "httpx",
-    "aiohttp", "asyncio", "multiprocessing", "threading", "_thread", "signal", "pdb", "bdb", "timeit", "trace",
-    "profile", "cProfile", "doctest", "pip", "ensurepip", "venv", "commands", "popen2", "platform", "pydoc",
-    "lib2to3", "idlelib", "tarfile", "zipfile", "pkgutil", "zipimport", "site", "gc", "inspect", "logging.config",
-    "builtins.eval", "builtins.exec", "builtins.compile", "builtins.open", "builtins.__import__", "builtins.getattr",
-    "builtins.setattr", "builtins.delattr", "builtins.globals", "builtins.locals", "builtins.vars", "builtins.input",
-    "builtins.breakpoint", "builtins.exit", "builtins.quit", "builtins.execfile", "builtins.apply", "builtins.map",
-    "builtins.filter", "types.CodeType", "types.FunctionType", "operator.attrgetter", "operator.methodcaller",
-    "functools.reduce", "torch.load", "torch.hub", "torch.serialization.load", "torch.storage._load_from_bytes",
-    "torch.utils.cpp_extension", "torch.jit.load", "torch.ops", "torch._dynamo", "torch._inductor", "torch.package",
-    "torch.distributed.rpc", "torch.utils.collect_env", "torch.multiprocessing", "numpy.load", "numpy.f2py",
-    "numpy.distutils", "numpy.testing", "numpy.memmap", "pandas.read_pickle", "pandas.io.pickle",
-])  # fmt: skip
-"""Names, or whole modules, with which a file can run commands, open files or sockets, or load another program."""
+_RENAMED_BY_TORCH = frozenset("__builtin__ copy_reg Queue repr UserDict UserList UserString".split())
+"""Modules of Python 2 whose new names it knows (`torch/_utils.py`); all others it asks for as they are written."""
 
 _OPCODES_TAKEN = frozenset(
     b"".join(
@@ -87,15 +75,29 @@ _NUMPY_TYPES = {
     "f8": "Float64", "f4": "Float32", "f2": "Float16", "i8": "Int64", "i4": "Int32", "i2": "Int16", "i1": "Int8",
     "u8": "UInt64", "u4": "UInt32", "u2": "UInt16", "u1": "UInt8", "b1": "Bool", "O8": "Object",
     "c8": "Complex64", "c16": "Complex128", "M8": "DateTime64", "m8": "TimeDelta64",
+    "f16": "LongDouble", "f12": "LongDouble", "c32": "CLongDouble", "c24": "CLongDouble",
+    "U": "Str", "S": "Bytes", "V": "Void",
 }  # fmt: skip
+
+_OWN_OF_SHARDED = frozenset(
+    [f"torch.distributed.checkpoint.metadata.{name}" for name in (
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
+        "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    )] + ["torch.distributed.checkpoint.filesystem._StorageInfo"]
+)  # fmt: skip
+"""What makes up every `.metadata`, name by name: nothing passes by its prefix."""
+
+_FILLED = (Global("collections", "OrderedDict"), Global("collections", "Counter"))
+_CALLABLES = ("functools.partial", "functools.partialmethod", "builtins.getattr")
+_CLASS = re.compile(r"_*[A-Z]")
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A name that `weights_only=True` refuses.
+    """A name that `weights_only=True` refuses, or another pickle in the file.
 
     Attributes:
-        name: with its module, such as `pathlib.PosixPath`.
+        name: with its module, such as `pathlib.PosixPath`; or the name of the other pickle.
         reason: one sentence.
         system: True if the file can reach the operating system or run any code with it.
     """
@@ -118,8 +120,11 @@ class Safety:
         taken: names that it imports and that are on PyTorch's own list.
         refused: names that it imports and that are not.
         obstacles: what no list of names can help, one sentence each.
-        allow_list: the fewest names to give to `torch.serialization.add_safe_globals` so that it loads; None if there
-            is no such list. Whoever adds a name trusts it: its code runs.
+        allow_list: the fewest names to give to `torch.serialization.add_safe_globals` so that it loads, each as Python
+            takes it: a name, or a pair of a name and what the file calls it. None if there is no such list, or if it
+            would let a dangerous name pass. Whoever adds a name trusts it: its code runs.
+        beside: other pickles in the file, which its loader does not read, with what they would do.
+        unseen: what could not be looked into, one sentence each.
     """
 
     weights_only: bool
@@ -127,51 +132,81 @@ class Safety:
     refused: list[Refusal] = field(default_factory=list)
     obstacles: list[str] = field(default_factory=list)
     allow_list: list[str] | None = None
+    beside: list[Refusal] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
 
     @property
     def system(self) -> list[Refusal]:
-        """The refused names that reach for the system: the file is an attack, or was made very carelessly."""
-        return [refusal for refusal in self.refused if refusal.system]
+        """What reaches for the system: the file is an attack, or was made very carelessly."""
+        return [refusal for refusal in [*self.refused, *self.beside] if refusal.system]
+
+    @property
+    def passes(self) -> bool:
+        """What `--strict` asks: PyTorch takes the file as it is, and no other pickle in it is dangerous."""
+        return self.weights_only and not self.system
 
     def to_dict(self) -> dict[str, Any]:
-        """weights_only, taken, refused, obstacles and allow_list, as JSON takes them."""
-        return {
-            "weights_only": self.weights_only,
-            "taken": self.taken,
-            "refused": [refusal.to_dict() for refusal in self.refused],
-            "obstacles": self.obstacles,
-            "allow_list": self.allow_list,
+        """All of it, as JSON takes it."""
+        plain = ("weights_only", "taken", "obstacles", "allow_list", "unseen")
+        listed = ("refused", "beside")
+        return {name: getattr(self, name) for name in plain} | {
+            name: [refusal.to_dict() for refusal in getattr(self, name)] for name in listed
         }
 
 
 def judge(contents: Contents) -> Safety:
-    """Follow PyTorch's unpickler through what the file's pickle does."""
-    if contents.trace is None:
-        return Safety(True, allow_list=[])
-    names = [name for name in dict.fromkeys(contents.trace.globals) if not _belongs_to_format(contents, name)]
-    taken = [str(name) for name in names if str(name) in ALLOWED]
-    refused = [_refusal(name) for name in names if str(name) not in ALLOWED]
+    """Follow PyTorch's unpickler through what the file's pickles do."""
+    trace = contents.trace
+    beside = [_beside(name, other) for name, other in contents.beside.items()]
+    unseen = [sentence for other in contents.beside.values() for sentence in other.unseen]
+    if trace is None:
+        return Safety(True, allow_list=[], beside=beside, unseen=unseen)
+    names = [name for name in dict.fromkeys(trace.globals) if not _belongs_to_format(contents, name)]
+    taken = [str(name) for name in names if _asked(name) in ALLOWED]
+    refused = [_refusal(name, trace) for name in names if _asked(name) not in ALLOWED]
     obstacles = _obstacles(contents, names)
-    allow_list = None if obstacles else [refusal.name for refusal in refused] + _hidden_types(contents, names)
-    return Safety(not refused and not obstacles, taken, refused, obstacles, allow_list)
+    allow_list = None
+    if not obstacles and not any(refusal.system or refusal.name in _CALLABLES for refusal in refused):
+        allow_list = [_entry(name) for name in names if _asked(name) not in ALLOWED] + _hidden_types(trace)
+    return Safety(
+        not refused and not obstacles, taken, refused, obstacles, allow_list, beside, [*trace.unseen, *unseen]
+    )
 
 
 def _belongs_to_format(contents: Contents, name: Global) -> bool:
     """True for what makes up every sharded checkpoint's `.metadata`, and for the classes a TorchScript file brings."""
-    own = {
-        Format.SHARDED: ("torch.distributed.checkpoint.",),
-        Format.TORCHSCRIPT: ("__torch__.", "torch.jit._pickle"),
-    }
-    return name.module.startswith(own.get(contents.format, ()))
+    if contents.format is Format.SHARDED:
+        return str(name) in _OWN_OF_SHARDED
+    if contents.format is Format.TORCHSCRIPT:
+        return name.module.startswith(("__torch__", "torch.jit._pickle")) and reach(name) is None
+    return False
 
 
-def _refusal(name: Global) -> Refusal:
-    if reaches_system(name):
-        how = "calls" if name.uses & {"called", "made"} else "names"
-        reason = f"the file {how} {name}, which can run commands, open files or load more code: do not load it."
-        return Refusal(str(name), reason, True)
+def _asked(name: Global) -> str:
+    """The name that PyTorch looks for, which brings fewer names of Python 2 up to date than Python does."""
+    return str(name) if name.written.partition(".")[0] in _RENAMED_BY_TORCH else name.written
+
+
+def _entry(name: Global) -> str:
+    """How a name is given to `add_safe_globals`: alone if it says of itself what the file says of it."""
+    real = str(name).replace("numpy.core.", "numpy._core.", 1)
+    return real if real == _asked(name) else f'({real}, "{_asked(name)}")'
+
+
+def _refusal(name: Global, trace: Trace) -> Refusal:
+    danger = _danger(name, trace)
+    if danger:
+        how = "calls" if name.uses & {"called", "made", "result called"} else "names"
+        return Refusal(str(name), f"the file {how} {name}, which {danger}: do not load it.", True)
     package = name.module.partition(".")[0]
-    if package == "numpy":
+    if str(name) == "builtins.getattr":
+        taken = ", ".join(dict.fromkeys(_attributes(trace)))
+        reason = f"a method or a member taken from what the file itself holds ({taken}), as Python saves a bound method."
+    elif str(name) in LOADERS:
+        reason = "a pickle inside the pickle, as `pickle.dump` writes a tensor; it was looked into, and its names count."
+    elif str(name) == "functools.partial":
+        reason = "a call that waits to be made; on a list of allowed names it would let a file call anything."
+    elif package == "numpy":
         reason = "a numpy number or array; PyTorch takes only its own tensors and plain numbers."
     elif package == "torch":
         reason = "a part of PyTorch that is neither a tensor nor a type of one."
@@ -184,39 +219,64 @@ def _refusal(name: Global) -> Refusal:
     return Refusal(str(name), reason, False)
 
 
-def reaches_system(name: Global) -> bool:
-    """True if a name gives the file a way to run commands or code, or to touch files and sockets."""
-    parts = f"{name.module}.{name.name}".split(".")
-    if any(".".join(parts[:length]) in _SYSTEM_MODULES for length in range(1, len(parts) + 1)):
-        return True
-    # "torch", "serialization.os.system": a dotted name walks through a module to what that module imported
-    walked = name.name.split(".") if "." in name.name else []
-    return any(part in _SYSTEM_MODULES or part.startswith("__") for part in walked)
+def _danger(name: Global, trace: Trace) -> str | None:
+    """What a file can do with a name, if that is more than its own business; calls are followed to where they lead."""
+    found = reach(name)
+    if str(name) == "builtins.getattr" and "called" in name.uses and "result called" not in name.uses:
+        reached = [_attribute(args) for function, args in trace.calls if function == name]
+        return found if None in reached else next(filter(None, map(reach, filter(None, reached))), None)
+    if str(name) == "torch.storage._load_from_bytes" and "called" in name.uses and "not followed" not in name.uses:
+        return None
+    if str(name) == "functools.partial" and "result called" in name.uses:
+        return "makes a call of whatever it is given, and the file makes that call"
+    return found
+
+
+def _attributes(trace: Trace) -> list[str]:
+    return [str(_attribute(args)) for function, args in trace.calls if str(function) == "builtins.getattr"]
+
+
+def _attribute(args: tuple[Any, ...]) -> Global | None:
+    """What `getattr(x, "name")` reaches: `module.x.name`; None if that does not follow from the file."""
+    owner = args[0] if args else None
+    while isinstance(owner, Object):
+        owner = owner.cls
+    if len(args) not in (2, 3) or type(args[1]) is not str or not isinstance(owner, Global):
+        return None
+    return Global(owner.module, f"{owner.name}.{args[1]}")
+
+
+def _beside(name: str, trace: Trace) -> Refusal:
+    """A pickle that the file's loader passes over."""
+    dangers = [f"{found}, which {_danger(found, trace)}" for found in trace.globals if _danger(found, trace)]
+    reason = f"another pickle, which is not read when the file is loaded; it names {', '.join(dangers[:3])}."
+    if not dangers:
+        others = [str(found) for found in trace.globals if str(found) not in ALLOWED]
+        names = f"it names {', '.join(others[:3])}" if others else "it runs nothing"
+        reason = f"another pickle, which is not read when the file is loaded; {names}."
+    return Refusal(name, reason, bool(dangers))
 
 
 def _obstacles(contents: Contents, names: list[Global]) -> list[str]:
     """Why it would not load whatever is on the list."""
     trace = contents.trace
     assert trace is not None
+    if contents.format is Format.SHARDED:
+        return ["it is a folder for `torch.distributed.checkpoint`, which unpickles '.metadata' without such a check."]
     found = []
     if contents.format is Format.TORCHSCRIPT:
         found.append(
             "it is TorchScript, a program: `torch.load(weights_only=True)` refuses it, `torch.jit.load` runs it."
         )
     if contents.format is Format.PICKLE:
-        found.append("it is a pickle without PyTorch's format around it, which `torch.load` does not read.")
+        found.append(
+            "it is a pickle without PyTorch's format around it: `pickle.load`, and `torch.load(weights_only=False)` as "
+            "it looks for that format, run all that it calls."
+        )
     for name in names:
-        if name.module in _NEVER_ALLOWED:
-            found.append(f"{name}: PyTorch blocks the module '{name.module}' whatever is on the list.")
-        elif "filled" in name.uses and name not in (
-            Global("collections", "OrderedDict"),
-            Global("collections", "Counter"),
-        ):
-            found.append(
-                f"{name} is filled item by item, which PyTorch allows for list, dict, OrderedDict and Counter only."
-            )
-    if contents.format is Format.SHARDED:
-        return ["it is a folder for `torch.distributed.checkpoint`, which unpickles '.metadata' without such a check."]
+        obstacle = _obstacle(name)
+        if obstacle:
+            found.append(f"{name}{obstacle}")
     if trace.named_classes:
         found.append("it names classes by persistent id, as the old format does for an `nn.Module`: they are refused.")
     foreign = trace.opcodes - _OPCODES_TAKEN
@@ -226,12 +286,33 @@ def _obstacles(contents: Contents, names: list[Global]) -> list[str]:
     return found
 
 
-def _hidden_types(contents: Contents, names: list[Global]) -> list[str]:
+def _obstacle(name: Global) -> str | None:
+    """Why a file that does this with a name cannot be loaded even if the name is on the list."""
+    if name.module in _NEVER_ALLOWED:
+        return f": PyTorch blocks the module '{name.module}' whatever is on the list."
+    if "filled" in name.uses and name not in _FILLED:
+        return " is filled item by item, which PyTorch allows for list, dict, OrderedDict and Counter only."
+    if "result called" in name.uses:
+        return ": what came of calling it is called in turn, which PyTorch refuses."
+    if "built" in name.uses and not name.uses & {"called", "made"}:
+        return " is itself given a state, which PyTorch allows for objects only."
+    if "built" in name.uses and not _names_its_type(name):
+        return ": what it returns is given a state, and PyTorch asks for a type that the file does not name."
+    return None
+
+
+def _names_its_type(name: Global) -> bool:
+    """True if what a call of the name returns is of a type that the list has then: a class, or a known function."""
+    known = name.builder is not None or str(name) in ALLOWED
+    return known or "made" in name.uses or bool(_CLASS.match(name.name.rpartition(".")[2])) or name.name == "partial"
+
+
+def _hidden_types(trace: Trace) -> list[str]:
     """Types that the pickle does not name and PyTorch asks for all the same.
 
     `numpy.dtype("f4")` makes an object of the class `numpy.dtypes.Float32DType`, and that class must be on the list
     before its state may be set.
     """
-    codes = contents.trace.numpy_types if contents.trace else []
-    known = [_NUMPY_TYPES.get(code.lstrip("<>|=")) for code in codes]
+    codes = [code.lstrip("<>|=") for code in trace.numpy_types]
+    known = [_NUMPY_TYPES.get(code) or _NUMPY_TYPES.get(code[:1]) for code in codes]
     return [f"numpy.dtypes.{name}DType" for name in dict.fromkeys(known) if name]
