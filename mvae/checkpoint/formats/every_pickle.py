@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from mvae.checkpoint.files.source import STORED, Record, Source
@@ -24,7 +24,7 @@ MAX_NESTED = 4
 """Pickles inside pickles inside pickles."""
 _MAX_COMPRESSED = 16 << 20
 _SHOWN = 5
-_USES = {"called", "made", "built", "result called"}
+_USES = {"called", "made", "built", "filled", "changed", "result called"}
 _USUAL = ("torch", "numpy", "collections", "copyreg", "__torch__")
 
 Reader = Callable[[Source, Limits, Contents, int], Any]
@@ -92,7 +92,7 @@ def what_runs(contents: Contents) -> str:
     for name, trace in contents.beside.items():
         found = _named(trace)
         if found:
-            sentences += f" In it, '{name}' is a pickle that {found}."
+            sentences += f" In it, '{name}' is a pickle that {found}: do not load it."
     return sentences
 
 
@@ -181,10 +181,8 @@ def _in_zip(contents: Contents, limits: Limits) -> None:
     end = contents.main_end
     if contents.trace is not None and 0 < end < len(view):
         unpickler = Unpickler(view[end:], None, 0, limits.less(*spent))
-        try:
+        with suppress(CheckpointError):
             unpickler.load()
-        except CheckpointError:
-            pass
         if unpickler.trace.globals and is_plausible(unpickler.trace):
             contents.beside[f"{main.name if main else ''}, from byte {end:,} on"] = unpickler.trace
 

@@ -210,7 +210,7 @@ def _place_storages(source: Source, contents: Contents, keys: Any, position: int
 
 
 def _read_pickle(source: Source, contents: Contents, limits: Limits) -> Contents:
-    """One pickle after the other: whoever reads the first may go on, and `torch.load` does if it is the right number."""
+    """One pickle after the other: `torch.load`, for one, goes on after the first if that is the right number."""
     contents.trace, position = Trace(), 0
     values: list[Any] = []
     while position < source.size and len(values) <= MAX_PICKLES:

@@ -115,7 +115,9 @@ def _piece(contents: Contents, sources: dict[str, Source], where: Object, limits
     outer = sources[name]
     if not 0 <= offset <= offset + length <= outer.size:
         raise CheckpointError(f"{outer.name} is {outer.size:,} bytes and should reach to {offset + length:,}: cut off.")
-    inner = read_source(Source(f"{outer.name}, byte {offset:,}", outer.data[offset : offset + length]), _left(contents, limits))
+    inner = read_source(
+        Source(f"{outer.name}, byte {offset:,}", outer.data[offset : offset + length]), _left(contents, limits)
+    )
     _add_trace(contents, inner)
     for key, storage in inner.storages.items():
         if storage.record is not None:

@@ -20,11 +20,10 @@ from typing import Any
 
 from mvae.checkpoint.pickled import rebuild
 from mvae.checkpoint.pickled.limits import DEFAULT_LIMITS, KeyGuard, Limits, collector_held_off
-from mvae.checkpoint.pickled.reach import FOLLOWED
+from mvae.checkpoint.pickled.reach import COMPUTED, FOLLOWED
 from mvae.checkpoint.pickled.values import Blob, Global, NumpyArray, NumpyDtype, Object, ObjectDict, Tensor
 from mvae.checkpoint.pickled.walk import check_shape
 from mvae.errors import CheckpointError
-
 
 _CONTAINER = 150  # bytes that an empty dict, its place on the stack and in the checks cost, roughly
 _CHUNK = 4096  # opcodes between two looks at what small values have cost; large ones are looked at when they come
@@ -83,8 +82,8 @@ class Unpickler:
     """
 
     __slots__ = (
-        "data", "gaps", "guard", "interned", "left", "limits", "marks", "memo", "persistent", "position", "room", "stack",
-        "trace", "whole",
+        "data", "gaps", "guard", "interned", "left", "limits", "marks", "memo", "persistent", "position", "room",
+        "stack", "trace", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -94,7 +93,9 @@ class Unpickler:
         position: int = 0,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        self.whole = self.data = memoryview(data)  # `data` ends where the frame does that is being read, if there is one
+        self.whole = self.data = memoryview(
+            data
+        )  # `data` ends where the frame does that is being read, if there is one
         self.position = position
         self.persistent = persistent or (lambda pid: Object(Global("pickle", "persistent_load"), (pid,)))
         self.limits = limits
@@ -230,9 +231,9 @@ class Unpickler:
         """`target[key] = value` for each, where target is on top of the stack."""
         target: Any = self.stack[-1]
         if not isinstance(target, dict):
+            _use(target, "filled")
             if not isinstance(target, Object):
                 raise self.error(f"sets an item of a {type(target).__name__}")
-            _use(target, "filled")
             target.entries = {} if target.entries is None else target.entries
             target = target.entries
         elif type(target) is ObjectDict:
@@ -260,9 +261,13 @@ class _FrameBegins(Exception):  # noqa: N818
 def _use(target: Any, how: str) -> None:
     """Remember in what way a global, or what came of one, is used."""
     if type(target) is Global:
+        target.uses.add("changed" if how in ("built", "filled") else how)
+        return
+    while isinstance(target, (Object, ObjectDict, NumpyArray)):
+        target = target.cls
+        how = "result called" if how in ("called", "made") else how
+    if type(target) is Global:
         target.uses.add(how)
-    elif isinstance(target, (Object, ObjectDict, NumpyArray)):
-        _use(target.cls, "result called" if how in ("called", "made") else how)
 
 
 def _call(u: Unpickler, function: Any, args: Any) -> Any:
@@ -344,7 +349,7 @@ def _proto(u: Unpickler) -> None:
 
 @_on(b"\x95")
 def _frame(u: Unpickler) -> None:
-    """So many bytes that Python reads at once. An instruction that does not fit in is read otherwise by every reader."""
+    """So many bytes that Python reads at once. An instruction that does not fit in is read differently by each."""
     end = u.number(_U8) + u.position
     if end > len(u.whole):
         raise u.error(f"claims a frame of {end - u.position:,} bytes where {len(u.whole) - u.position:,} are left")
@@ -736,9 +741,12 @@ def _global(u: Unpickler) -> None:
 @_on(b"\x93")
 def _stack_global(u: Unpickler) -> None:
     name, module = u.stack.pop(), u.stack.pop()
-    if type(name) is not str or type(module) is not str:
+    if type(name) is str and type(module) is str:
+        u.stack.append(u.global_(module, name))
+    elif {type(name), type(module)} <= {str, Object, Global}:  # text that a call makes, when the file is loaded
+        u.stack.append(u.global_(COMPUTED, f"name_at_{u.position}"))
+    else:
         raise u.error("imports something that is not a name")
-    u.stack.append(u.global_(module, name))
 
 
 @_on(b"\x82\x83\x84")

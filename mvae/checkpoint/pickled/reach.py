@@ -14,6 +14,11 @@ import sys
 
 from mvae.checkpoint.pickled.values import Global
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _GROUPS: dict[str, str] = {
     "runs commands or programs": """
         os posix nt subprocess _posixsubprocess _winapi pty commands popen2 platform multiprocessing _multiprocessing
@@ -27,7 +32,7 @@ _GROUPS: dict[str, str] = {
     "runs Python code that stands in the file": """
         builtins.eval builtins.exec builtins.execfile builtins.compile builtins.apply builtins.breakpoint builtins.input
         builtins.map builtins.filter builtins.reduce functools.reduce functools.partialmethod itertools.starmap
-        builtins.help builtins.property builtins.__build_class__ 
+        builtins.help builtins.property builtins.__build_class__
         code codeop bdb pdb cProfile profile _lsprof timeit trace doctest idlelib lib2to3 test unittest runpy
         types.CodeType types.FunctionType types.LambdaType types.MethodType types.ModuleType types.CellType
         types.DynamicClassAttribute types.coroutine types.new_class types.GeneratorType types.resolve_bases
@@ -48,11 +53,11 @@ _GROUPS: dict[str, str] = {
         builtins.__import__ builtins.__loader__ builtins.__spec__ ctypes _ctypes cffi _cffi_backend py_compile
         compileall yaml ruamel.yaml joblib torch.load torch.hub torch.package torch.export torch.serialization
         torch.storage._load_from_bytes torch.from_file torch._utils_internal torch._C.PyTorchFileReader
-        torch._C.import_ir_module torch._C._import_ir_module 
+        torch._C.import_ir_module torch._C._import_ir_module
         torch.distributed.checkpoint.state_dict_loader torch.distributed.checkpoint.format_utils
         torch.utils.tensorboard torch.utils.model_dump numpy.load numpy.ctypeslib numpy.lib.npyio
-        numpy.lib._npyio_impl numpy.lib.format numpy.lib._format_impl numpy.loads pandas.read_pickle pandas.io.pickle pandas.compat.pickle_compat
-        lightning.fabric.utilities.cloud_io lightning_fabric.utilities.cloud_io
+        numpy.lib._npyio_impl numpy.lib.format numpy.lib._format_impl numpy.loads pandas.read_pickle pandas.io.pickle
+        pandas.compat.pickle_compat        lightning.fabric.utilities.cloud_io lightning_fabric.utilities.cloud_io
         """,
     "opens, writes or deletes files": """
         builtins.open builtins.file io _io codecs.open _pyio shutil tempfile glob fileinput filecmp linecache difflib
@@ -85,34 +90,42 @@ _GROUPS: dict[str, str] = {
 }
 _REASONS = {name: reason for reason, names in _GROUPS.items() for name in names.split()}
 
-_HARMLESS = frozenset("""
+_HARMLESS = _names("""
     _codecs.encode _io.BytesIO _io.StringIO io.BytesIO io.StringIO __future__ torch.serialization._get_layout
     joblib.numpy_pickle.NumpyArrayWrapper joblib.numpy_pickle.NDArrayWrapper _weakrefset.WeakSet _operator operator
     torch.jit._pickle.build_intlist torch.jit._pickle.build_tensorlist torch.jit._pickle.build_doublelist
     torch.jit._pickle.build_boollist torch.jit._pickle.build_tensor_from_id torch.jit._pickle.restore_type_tag
     torch.distributed.checkpoint.filesystem._StorageInfo torch.distributed.checkpoint.filesystem._StoragePrefix
+    copyreg._reconstructor copyreg.__newobj__ copyreg.__newobj_ex__ re._compile zoneinfo.ZoneInfo._unpickle
     posixpath.join http.HTTPStatus signal.Signals torch.testing._internal.two_tensor.TwoTensor
-""".split())
+""")
 """Exceptions to the table: they make data and nothing else."""
 
-_ANYWHERE = frozenset("""
+_ANYWHERE = _names("""
     system popen Popen check_output check_call getoutput getstatusoutput fork_exec spawn startfile posix_spawn execv
     execve execvp execl execlp eval exec execfile execWrapper _run_code run_code run_path run_module runctx runcode
     runsource runstring runcommand import_module __import__ load loads load_module load_model load_library load_dynamic
     exec_module _load_from_bytes read_pickle unpickle urlopen urlretrieve rmtree unlink CDLL cdll LoadLibrary
     resolve_name locate instantiate basichandlers get_type_hints
-""".split())
+""")
 """Names that mean the same wherever a module has brought them in from: `platform.popen`, `x.y.eval`."""
 
-_MODULES = frozenset("os sys subprocess posix nt builtins importlib shutil socket ctypes pickle marshal".split())
+COMPUTED = "_computed_"
+"""Stands for the module of a name that the file only works out when it is loaded."""
+
+_MODULES = _names("os sys subprocess posix nt builtins importlib shutil socket ctypes pickle marshal")
 """Modules that are attributes of other modules: `torch.serialization` + `os`."""
 
 _NOT_A_CLASS = re.compile(r"_*[a-z0-9_]*$")
+_DATA = re.compile(
+    r"builtins\.(str|int|float|bool|list|dict|set|bytes|tuple)\.[a-z]\w*$|torch\.(Tensor|nn|optim|_C\.TensorBase)\."
+)
+"""Classes of which every method only makes data of data."""
 
-LOADERS = frozenset("""
+LOADERS = _names("""
     torch.storage._load_from_bytes torch.load torch.serialization.load pickle.loads pickle.load pickle._loads
     _pickle.loads _pickle.load dill.loads dill._dill.loads cloudpickle.loads cloudpickle.cloudpickle.loads joblib.load
-""".split())
+""")
 """Calls that read a pickle in the bytes they are given."""
 
 FOLLOWED = LOADERS | {"builtins.getattr"}
@@ -125,32 +138,37 @@ def reach(name: Global) -> str | None:
     A pickle of protocol 4 may name `torch` and `serialization.os.system`, which walks through attributes: every part
     of such a path is judged, and a path that leads through anything but classes is one that can lead anywhere.
     """
-    parts = f"{name.module}.{name.name}".split(".")
-    paths = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
-    walked = name.name.split(".")
-    if len(walked) == 1 and not _HARMLESS.isdisjoint(paths) and not _known(paths, after_harmless=True):
+    if name.module == COMPUTED:
+        return "is a name that the file only works out when it is loaded"
+    if "changed" in name.uses:
+        return "is changed for the whole program: the file writes into the module, class or function itself"
+    if str(name) in _HARMLESS:
         return None
-    led = next((".".join(walked[start:]) for start in range(len(walked)) if _known([walked[start].lstrip("_")])), None)
-    if led and len(walked) > 1:
-        return f"leads to {led}, which {_known([led.lstrip('_').partition('.')[0]])}"
-    known = _known(paths)
-    if known:
-        return known
+    walked, below = name.name.split("."), name.module.split(".")
+    paths = [".".join([*below, *walked][:length]) for length in range(1, len(below) + len(walked) + 1)]
+    if len(walked) > 1:
+        for start, part in enumerate(walked[:-1]):
+            known = _REASONS.get(part.lstrip("_"))
+            if known:
+                return f"leads to {'.'.join(walked[start:])}, which {known}"
+    if len(walked) > 1 or _HARMLESS.isdisjoint(paths):
+        known = next((_REASONS[path] for path in paths if path in _REASONS), None)
+    else:
+        known = _REASONS.get(paths[-1])
+    return known or _by_its_form(str(name), below[0], walked)
+
+
+def _by_its_form(full: str, top: str, walked: list[str]) -> str | None:
+    """What a name that is in no table gives away by how it is made."""
+    last, own = walked[-1], top in sys.stdlib_module_names
     if any(part.startswith("__") and part.endswith("__") for part in walked):
         return "reaches into the inside of an object, and so everything"
-    if walked[-1] in _ANYWHERE or _MODULES & {part.lstrip("_") for part in walked}:
-        return f"is, by its last name, one that runs code or opens files ('{walked[-1]}')"
+    if last in _ANYWHERE or _MODULES & {part.lstrip("_") for part in walked}:
+        return f"is, by its last name, one that runs code or opens files ('{last}')"
     if any(_NOT_A_CLASS.match(part) for part in walked[:-1]):
         return "walks through attributes of a module to something that the file does not name"
-    top = parts[0]
-    if len(walked) > 1 and _NOT_A_CLASS.match(walked[-1]) and (top in sys.stdlib_module_names or top == "torch"):
+    if len(walked) > 1 and _NOT_A_CLASS.match(last) and (own or top == "torch") and not _DATA.match(full):
         return "is a method of a class of Python's or PyTorch's own, which can do whatever that class can"
-    if top.startswith("_") and top in sys.stdlib_module_names:
+    if own and full not in _HARMLESS and ((top.startswith("_") and top not in _HARMLESS) or re.match("_[a-z]", last)):
         return "is a private part of Python, which no honest file names"
     return None
-
-
-def _known(paths: list[str], after_harmless: bool = False) -> str | None:
-    """The reason of the first of the paths that is in the table; of those below a harmless one, if asked."""
-    start = max((i + 1 for i, path in enumerate(paths) if path in _HARMLESS), default=0) if after_harmless else 0
-    return next((_REASONS[path] for path in paths[start:] if path in _REASONS), None)

@@ -190,7 +190,11 @@ def _nested(_: Global, args: tuple[Any, ...]) -> Tensor:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    if type(value) is not tuple or len(value) > MAX_DIMS or not all(type(length) is int and 0 <= length <= _MAX_INDEX for length in value):
+    if (
+        type(value) is not tuple
+        or len(value) > MAX_DIMS
+        or not all(type(length) is int and 0 <= length <= _MAX_INDEX for length in value)
+    ):
         raise TypeError("not a shape")
     return value
 

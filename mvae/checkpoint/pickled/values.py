@@ -30,8 +30,8 @@ class Global:
     Attributes:
         module, name: as the file spells them, with the old names of Python 2 brought up to date.
         written: module and name as they stand in the file.
-        uses: what the file does with it: `called`, `made`, `built` (given a state), `filled` (given items), and
-            `result called`: what came of calling it is called in turn.
+        uses: what the file does with it: `called`, `made`, `built` (given a state), `filled` (given items);
+            `result called` if what came of calling it is called in turn, `changed` if it is itself given something.
         builder: our own function for a call whose meaning is known; see `mvae.checkpoint.pickled.rebuild`.
     """
 

@@ -55,7 +55,7 @@ ALLOWED = _allowed()
 _NEVER_ALLOWED = ("sys", "os", "posix", "nt")
 """Modules that it refuses even if they are on the list."""
 
-_RENAMED_BY_TORCH = frozenset("__builtin__ copy_reg Queue repr UserDict UserList UserString".split())
+_RENAMED_BY_TORCH = ("__builtin__", "copy_reg", "Queue", "repr", "UserDict", "UserList", "UserString")
 """Modules of Python 2 whose new names it knows (`torch/_utils.py`); all others it asks for as they are written."""
 
 _OPCODES_TAKEN = frozenset(
@@ -201,9 +201,13 @@ def _refusal(name: Global, trace: Trace) -> Refusal:
     package = name.module.partition(".")[0]
     if str(name) == "builtins.getattr":
         taken = ", ".join(dict.fromkeys(_attributes(trace)))
-        reason = f"a method or a member taken from what the file itself holds ({taken}), as Python saves a bound method."
+        reason = (
+            f"a method or a member taken from what the file itself holds ({taken}), as Python saves a bound method."
+        )
     elif str(name) in LOADERS:
-        reason = "a pickle inside the pickle, as `pickle.dump` writes a tensor; it was looked into, and its names count."
+        reason = (
+            "a pickle inside the pickle, as `pickle.dump` writes a tensor; it was looked into, and its names count."
+        )
     elif str(name) == "functools.partial":
         reason = "a call that waits to be made; on a list of allowed names it would let a file call anything."
     elif package == "numpy":
@@ -294,8 +298,8 @@ def _obstacle(name: Global) -> str | None:
         return " is filled item by item, which PyTorch allows for list, dict, OrderedDict and Counter only."
     if "result called" in name.uses:
         return ": what came of calling it is called in turn, which PyTorch refuses."
-    if "built" in name.uses and not name.uses & {"called", "made"}:
-        return " is itself given a state, which PyTorch allows for objects only."
+    if "changed" in name.uses:
+        return " is itself given a state or items, which PyTorch allows for objects only."
     if "built" in name.uses and not _names_its_type(name):
         return ": what it returns is given a state, and PyTorch asks for a type that the file does not name."
     return None

@@ -23,10 +23,10 @@ from mvae.checkpoint.report.safety import ALLOWED, Safety
 def resolve(entry: str) -> Any:
     """What a line of the allow-list is in Python, once the modules it names are imported."""
     modules = {}
-    for name in re.findall(r"(?<![\w\".])[A-Za-z_][\w.]*", entry):
-        module = name.rpartition(".")[0]
-        importlib.import_module(module)
-        modules[name.partition(".")[0]] = importlib.import_module(name.partition(".")[0])
+    for dotted in re.findall(r"(?<![\w\".])[A-Za-z_][\w.]*", entry):
+        importlib.import_module(dotted.rpartition(".")[0])
+        top = dotted.partition(".")[0]
+        modules[top] = importlib.import_module(top)
     return eval(entry, modules)
 
 
