@@ -28,6 +28,7 @@ from mvae.errors import CheckpointError
 _CONTAINER = 150  # bytes that an empty dict, its place on the stack and in the checks cost, roughly
 _CHUNK = 4096  # opcodes between two looks at what small values have cost; large ones are looked at when they come
 _MAX_LINE = 1 << 16
+_MAX_CHAIN = 8  # calls of what a call returned; the first of them has said all there is to say
 _NOTHING = object()
 
 
@@ -263,7 +264,9 @@ def _use(target: Any, how: str) -> None:
     if type(target) is Global:
         target.uses.add("changed" if how in ("built", "filled") else how)
         return
-    while isinstance(target, (Object, ObjectDict, NumpyArray)):
+    for _ in range(_MAX_CHAIN):
+        if not isinstance(target, (Object, ObjectDict, NumpyArray)):
+            break
         target = target.cls
         how = "result called" if how in ("called", "made") else how
     if type(target) is Global:

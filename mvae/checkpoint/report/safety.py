@@ -18,7 +18,7 @@ from mvae.checkpoint.formats.detect import Format
 from mvae.checkpoint.pickled.dtypes import ITEMSIZE
 from mvae.checkpoint.pickled.machine import Trace
 from mvae.checkpoint.pickled.reach import LOADERS, reach
-from mvae.checkpoint.pickled.values import Global, Object
+from mvae.checkpoint.pickled.values import Global, Object, ObjectDict
 
 _ELEMENTS = ["BFloat16", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short"]
 _REBUILD = [
@@ -243,7 +243,7 @@ def _attributes(trace: Trace) -> list[str]:
 def _attribute(args: tuple[Any, ...]) -> Global | None:
     """What `getattr(x, "name")` reaches: `module.x.name`; None if that does not follow from the file."""
     owner = args[0] if args else None
-    while isinstance(owner, Object):
+    if isinstance(owner, (Object, ObjectDict)):
         owner = owner.cls
     if len(args) not in (2, 3) or type(args[1]) is not str or not isinstance(owner, Global):
         return None
