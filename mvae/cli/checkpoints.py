@@ -51,7 +51,7 @@ def inspect_command(parser: Parser) -> int:
             print(_verdict(file))
         else:
             print_tree(file, options.depth, everything=options.all)
-        return int(options.strict and not file.safety.weights_only)
+        return int(options.strict and not file.safety.passes)
 
     return scan(options.files, look, folders=options.strict, quiet=options.json)
 
