@@ -37,7 +37,9 @@ class Member(Record):
     __slots__ = ("end", "flags", "header", "padding")
 
     def __init__(self, source: Source, name: str, header: int, sizes: tuple[int, int], entry: zs.Entry) -> None:
-        super().__init__(source, name, 0, sizes[0], entry.crc32, sizes[1], entry.method)
+        # Where PyTorch writes no checksum, a zero stands: everywhere, or where `skip_data` left the weights out.
+        crc32 = entry.crc32 if entry.crc32 or not sizes[0] else None
+        super().__init__(source, name, 0, sizes[0], crc32, sizes[1], entry.method)
         self.header = header
         self.flags = entry.flags
         self.padding = 0
@@ -247,6 +249,6 @@ def _past_descriptor(source: Source, member: Member, at: int, limit: int) -> int
     if not member.flags & zs.HAS_DESCRIPTOR or source.data[at : at + 4] != zs.DESCRIPTOR.mark:
         return at
     crc32, end = zs.read_descriptor(source.data, at, member.stored, member.size) or (None, 0)
-    if crc32 != member.crc32 or end > limit:
+    if (crc32 or None) != (member.crc32 or None) or end > limit:
         raise CheckpointError(f"'{member.name}': the record after its data contradicts the zip's directory.")
     return end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from mvae.checkpoint.files.source import Source
@@ -45,8 +46,10 @@ _FOREIGN = [
     (b"\x08\x07\x12", "an ONNX model, it seems"),
 ]
 
-_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The number 0x1950a86a20f9469cfc6c as a pickle writes it, after the two bytes that name the protocol."""
+_LEGACY_MAGIC = re.compile(
+    rb"(\x80[\2-\5](\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19|L119547037146038801333356L\n)\.", re.DOTALL
+)
+"""The number 0x1950a86a20f9469cfc6c as pickles of protocol 2 and 3, 4 and 5 (with a frame), 0 and 1 write it."""
 
 
 def detect(source: Source) -> Format:
@@ -58,7 +61,7 @@ def detect(source: Source) -> Format:
     head = bytes(source.data[:512])
     if head[:4] in (b"PK\3\4", b"PK\5\6"):
         return Format.ZIP
-    if head[2:15] == _LEGACY_MAGIC:
+    if _LEGACY_MAGIC.match(head):
         return Format.LEGACY
     if is_safetensors(source):
         return Format.SAFETENSORS

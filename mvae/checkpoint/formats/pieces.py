@@ -50,7 +50,7 @@ def joined(tensor: Tensor) -> Iterator[memoryview]:
         raise CheckpointError(f"a sharded tensor of {tensor.numel:,} elements has pieces with {covered:,}.")
     whole = numpy.zeros(tensor.shape, f"V{dtypes.ITEMSIZE[tensor.dtype]}")
     for where, part in pieces:
-        values = part.array()
+        values = part.stored_array()
         if values.shape != whole[where].shape or values.dtype.itemsize != whole.dtype.itemsize:
             raise CheckpointError("a sharded tensor has a piece of another shape or type.")
         whole[where] = values.view(whole.dtype)

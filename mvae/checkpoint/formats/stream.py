@@ -140,7 +140,7 @@ class Stream:
             raise CheckpointError(f"a tensor of shape {list(tensor.shape)} on {record.size:,} bytes is not unfolded.")
         size = dtypes.ITEMSIZE[tensor.dtype]
         block = elements * size if elements is not None else BLOCK
-        start = tensor.offset * size
+        start = tensor.start
         if not is_contiguous(tensor):
             blocks = _strided(tensor, block // size)
         elif record.method == STORED:
@@ -165,7 +165,7 @@ def _blocks(data: memoryview, block: int) -> Iterator[memoryview]:
 
 def _strided(tensor: Tensor, step: int) -> Iterator[memoryview]:
     """The elements of a tensor with gaps or in another order, `step` at a time; numpy finds them."""
-    values = tensor.array()
+    values = tensor.stored_array()
     for start in range(0, values.size, step):
         yield memoryview(values.flat[start : start + step].tobytes())
 

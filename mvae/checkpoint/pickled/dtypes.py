@@ -7,7 +7,10 @@ Source: `torch/storage.py`, `_dtype_to_storage_type_map` and `_new_dtypes`.
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy
 
 ITEMSIZE: dict[str, int] = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
@@ -21,6 +24,12 @@ ITEMSIZE: dict[str, int] = {
     **{f"{sign}int{bits}": 1 for sign in ("", "u") for bits in range(1, 8)},
 }  # fmt: skip
 """Bytes per element, by the name after `torch.`."""
+
+PACKED = {"quint4x2": 2, "quint2x4": 4}
+"""Elements in a byte, of the types that put several in one."""
+
+_SIGN = {"bfloat16": 0x8000, "complex32": 0x80008000}
+"""The bits that hold a sign, of types that numpy lacks."""
 
 NUMPY: dict[str, str] = {
     "float64": "f8", "float32": "f4", "float16": "f2", "complex128": "c16", "complex64": "c8",
@@ -59,12 +68,33 @@ def numpy_dtype(dtype: str, byteorder: str) -> str:
     return (">" if byteorder == "big" else "<") + code
 
 
+def signed(values: numpy.ndarray[Any, Any], dtype: str, conj: bool, neg: bool) -> numpy.ndarray[Any, Any]:
+    """The values that a tensor with PyTorch's conjugate or negative bit stands for, as a copy.
+
+    Raises:
+        TypeError: a type that PyTorch does not negate either.
+    """
+    import numpy
+
+    if dtype in _SIGN:
+        mask = _SIGN[dtype] if neg else 0
+        if conj and dtype == "complex32":  # the imaginary part stands second
+            mask ^= 0x8000 if values.dtype.byteorder == ">" else 0x80000000
+        return values ^ numpy.array(mask, values.dtype)
+    if dtype not in NUMPY:
+        raise TypeError(f"{dtype} is not negated")
+    values = numpy.conj(values) if conj else values
+    return numpy.negative(values) if neg else values
+
+
 def scalar(dtype: str, raw: bytes | memoryview, byteorder: str) -> Any:
     """One element as a Python number; without numpy. `raw` is `ITEMSIZE[dtype]` bytes.
 
-    Types that Python does not know come as the integer of their bits, except bfloat16, which is widened.
+    Types that Python does not know come as the integer of their bits, except bfloat16 and complex32, which are widened.
     """
     order: Any = byteorder
+    if dtype == "complex32":
+        return complex(*struct.unpack((">" if byteorder == "big" else "<") + "2e", raw))
     if dtype == "bfloat16":
         bits = int.from_bytes(raw, order) << 16
         return struct.unpack("<f", bits.to_bytes(4, "little"))[0]

@@ -80,8 +80,8 @@ def dtype_name(value: Any) -> str:
     return str(name)
 
 
-def check_view(storage: Storage, dtype: str, shape: Any, stride: Any, offset: Any) -> None:
-    """A tensor must lie inside its storage.
+def _view(storage: Storage, dtype: str, offset: Any, shape: Any, stride: Any, requires_grad: Any) -> Tensor:
+    """A tensor that lies inside its storage.
 
     Raises:
         CheckpointError: it does not.
@@ -98,29 +98,27 @@ def check_view(storage: Storage, dtype: str, shape: Any, stride: Any, offset: An
         count *= length
     if type(offset) is not int or offset < 0 or len(shape) > MAX_DIMS or max(count, last) > _MAX_INDEX:
         raise CheckpointError(f"storage '{storage.key}': a tensor of shape {str(list(shape))[:80]} is not possible.")
-    if count and (last + 1) * dtypes.ITEMSIZE[dtype] > storage.nbytes:
+    if count and (last // dtypes.PACKED.get(dtype, 1) + 1) * dtypes.ITEMSIZE[dtype] > storage.nbytes:
         raise CheckpointError(
             f"a tensor of shape {list(shape)} and stride {list(stride)}, from element {offset}, reaches past "
             f"the end of storage '{storage.key}', which holds {storage.numel:,} elements. The file was "
             "changed or is damaged."
         )
+    return Tensor(dtype, shape, stride, offset, storage, requires_grad is True)
 
 
 def _tensor_v2(_: Global, args: tuple[Any, ...]) -> Tensor:
     storage, offset, shape, stride = args[:4]
-    dtype = storage.dtype
-    check_view(storage, dtype, shape, stride, offset)
-    tensor = Tensor(dtype, shape, stride, offset, storage, len(args) > 4 and args[4] is True)
-    if len(args) > 6 and args[6]:
-        tensor.attributes = args[6]  # the conjugate and negative bits
+    tensor = _view(storage, storage.dtype, offset, shape, stride, args[4] if len(args) > 4 else False)
+    tensor.attributes = (args[6] if len(args) > 6 else None) or None  # the conjugate and negative bits
     return tensor
 
 
 def _tensor_v3(_: Global, args: tuple[Any, ...]) -> Tensor:
     storage, offset, shape, stride, requires_grad, _hooks, dtype = args[:7]
-    name = dtype_name(dtype)
-    check_view(storage, name, shape, stride, offset)
-    return Tensor(name, shape, stride, offset, storage, requires_grad is True)
+    tensor = _view(storage, dtype_name(dtype), offset, shape, stride, requires_grad)
+    tensor.attributes = (args[7] if len(args) > 7 else None) or None
+    return tensor
 
 
 def _copy(tensor: Any, kind: str, attributes: Any = None) -> Tensor:
@@ -129,7 +127,8 @@ def _copy(tensor: Any, kind: str, attributes: Any = None) -> Tensor:
         raise TypeError("not a tensor")
     again = Tensor(tensor.dtype, tensor.shape, tensor.stride, tensor.offset, tensor.storage, tensor.requires_grad, kind)
     again.parts = tensor.parts
-    again.attributes = attributes or tensor.attributes
+    both = isinstance(attributes, dict) and isinstance(tensor.attributes, dict)
+    again.attributes = {**attributes, **tensor.attributes} if both else attributes or tensor.attributes
     return again
 
 
@@ -160,8 +159,7 @@ def _sparse(_: Global, args: tuple[Any, ...]) -> Tensor:
 
 def _quantised(_: Global, args: tuple[Any, ...]) -> Tensor:
     storage, offset, shape, stride, parameters, requires_grad = args[:6]
-    check_view(storage, storage.dtype, shape, stride, offset)
-    tensor = Tensor(storage.dtype, shape, stride, offset, storage, requires_grad is True)
+    tensor = _view(storage, storage.dtype, offset, shape, stride, requires_grad)
     if parameters[0].name == "per_tensor_affine":
         tensor.attributes = dict(zip(("scheme", "scale", "zero_point"), parameters, strict=True))
     else:

@@ -7,6 +7,7 @@ is here. Nothing in this module imports or calls what a file names.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -222,25 +223,31 @@ class Tensor:
     @property
     def numel(self) -> int:
         """Number of elements."""
-        count = 1
-        for length in self.shape:
-            count *= length
-        return count
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its elements: numel × bytes per element. An expanded view may hold fewer in the file."""
-        return self.numel * dtypes.ITEMSIZE[self.dtype]
+        """Bytes of its elements. An expanded view may hold fewer in the file."""
+        return -(-self.numel // dtypes.PACKED.get(self.dtype, 1)) * dtypes.ITEMSIZE[self.dtype]
+
+    @property
+    def start(self) -> int:
+        """Where its first element stands, in bytes from the start of its storage."""
+        return self.offset // dtypes.PACKED.get(self.dtype, 1) * dtypes.ITEMSIZE[self.dtype]
 
     @property
     def file_offset(self) -> int | None:
-        """Where its first element stands, in bytes from the start of the file; None if it has no bytes
-        there.
-        """
+        """Where its first element stands, in bytes from the start of the file; None if it has no bytes there."""
         record = self.storage.record if self.storage else None
-        if record is None or record.method != STORED:
-            return None
-        return record.offset + self.offset * dtypes.ITEMSIZE[self.dtype]
+        return record.offset + self.start if record is not None and record.method == STORED else None
+
+    @property
+    def signs(self) -> tuple[bool, bool]:
+        """Whether PyTorch's conjugate and negative bits are set: the bytes stand for the conjugate, or have the wrong
+        sign.
+        """
+        found = self.attributes if isinstance(self.attributes, dict) else {}
+        return found.get("conj") is True and self.dtype.startswith("complex"), found.get("neg") is True
 
     def item(self) -> Any:
         """The value of a tensor with one element, as a Python number; numpy is not needed.
@@ -253,29 +260,51 @@ class Tensor:
         record = self.storage.record
         if record is not None and record.method != STORED and record.size > MAX_INFLATED_FOR_ONE:
             raise CheckpointError("this number stands in a large compressed storage: ask `array()` for it.")
-        size = dtypes.ITEMSIZE[self.dtype]
-        raw = self.storage.view()[self.offset * size : (self.offset + 1) * size]
-        return dtypes.scalar(self.dtype, raw, self.storage.byteorder)
+        raw = self.storage.view()[self.start : self.start + dtypes.ITEMSIZE[self.dtype]]
+        conj, neg = self.signs
+        value = dtypes.scalar(self.dtype, raw, self.storage.byteorder)
+        value = value.conjugate() if conj else value
+        return -value if neg else value
 
     def array(self) -> numpy.ndarray[Any, Any]:
-        """The values as a read-only numpy view of the file: no copy.
+        """The values as a read-only numpy view of the file: no copy, unless PyTorch saved the tensor with the conjugate
+        or the negative bit, and the sign has to change.
 
         bfloat16, float8 and other types that numpy lacks come as unsigned integers, the raw bits; see
-        `mvae.checkpoint.pickled.dtypes.numpy_dtype`. A file from a big-endian machine gives a big-endian array.
+        `mvae.checkpoint.pickled.dtypes.numpy_dtype`. Types that put several elements in a byte come as their bytes, as
+        `Tensor.int_repr()` of PyTorch gives them. A file from a big-endian machine gives a big-endian array.
 
         Raises:
             CheckpointError: its bytes are not in the file (meta, sparse: ask its `parts`).
         """
         import numpy
 
+        values, (conj, neg) = self.stored_array(), self.signs
+        if not conj and not neg:
+            return values
+        try:
+            values = numpy.asarray(dtypes.signed(values, self.dtype, conj, neg))
+        except TypeError:
+            raise CheckpointError(f"a {self.dtype} tensor with the negative bit, which has no meaning.") from None
+        values.flags.writeable = False
+        return values
+
+    def stored_array(self) -> numpy.ndarray[Any, Any]:
+        """As `array`, with the signs that the bytes in the file have."""
+        import numpy
+
         if self.storage is None:
             raise CheckpointError(f"a tensor of kind '{self.kind}' has no values of its own in the file.")
         if len(self.shape) > MAX_DIMS:
             raise CheckpointError(f"a tensor of {len(self.shape)} dimensions; numpy has at most {MAX_DIMS}.")
+        flat = numpy.frombuffer(self.storage.view(), numpy.uint8)[self.start :]
+        if self.dtype in dtypes.PACKED:
+            if self.offset % dtypes.PACKED[self.dtype] or self.stride != contiguous(self.shape):
+                raise CheckpointError(f"a view of a {self.dtype} tensor, whose elements share bytes.")
+            return flat[: self.nbytes]
         size = dtypes.ITEMSIZE[self.dtype]
         dtype = numpy.dtype(dtypes.numpy_dtype(self.dtype, self.storage.byteorder))
-        flat = numpy.frombuffer(self.storage.view(), numpy.uint8)
-        elements = flat[: len(flat) // size * size].view(dtype)[self.offset :]
+        elements = flat[: len(flat) // size * size].view(dtype)
         strides = tuple(step * size for step in self.stride)
         return numpy.lib.stride_tricks.as_strided(elements, self.shape, strides, writeable=False)
 

@@ -15,7 +15,7 @@ from mvae.checkpoint.files.source import Input, Record, Source
 from mvae.checkpoint.formats.detect import Format, detect
 from mvae.checkpoint.formats.stream import Progress, Stream
 from mvae.checkpoint.inspection import CheckpointFile, inspect
-from mvae.errors import CheckpointError
+from mvae.errors import CheckpointError, UnsupportedFileError
 from mvae.text import printable, size
 
 _SHOWN = 20
@@ -108,6 +108,8 @@ def verify(path: Input, progress: Progress | None = None) -> Verification:
     """
     try:
         file = inspect(path)
+    except UnsupportedFileError:
+        raise  # which says nothing about damage
     except CheckpointError as error:
         return _broken(path, error, progress)
     found = Verification(file.path, file.size, str(file.format), tensors=len(file.tensors))
@@ -175,6 +177,11 @@ def _check_records(
             if what:
                 found.damage.append(Damage(record.name, what, names.get(id(record), [])))
     found.checked = len(checked)
+    if len(checked) < len(records):
+        found.notes.append(
+            f"{len(records) - len(checked):,} pieces have no checksum: changed bytes in them do not show. "
+            "PyTorch writes none under `skip_data`, which leaves room for weights and does not write them."
+        )
 
 
 def _difference(stream: Stream, record: Record) -> str:
@@ -195,7 +202,7 @@ def _check_headers(found: Verification, archive: Archive) -> None:
     for member in archive.members.values():
         if member.flags & 0x8:
             continue
-        listed = (member.crc32, min(member.stored, 0xFFFFFFFF), min(member.size, 0xFFFFFFFF))
+        listed = (member.crc32 or 0, min(member.stored, 0xFFFFFFFF), min(member.size, 0xFFFFFFFF))
         if _header_fields(archive, member) != listed:
             found.damage.append(Damage(member.name, "its header and the zip's directory contradict each other."))
 
