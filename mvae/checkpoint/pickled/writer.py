@@ -1,70 +1,56 @@
 """A plain tree as the pickle that `torch.save` would write for it, without torch.
 
-Only what `torch.load(weights_only=True)` takes is written: plain values, dicts and lists, tensors. Everything else is
-replaced by something plain (`mvae.checkpoint.pickled.plain`) and remembered in `Pickler.replaced`. The opcodes are
-those of pickle protocol 2, described in CPython's `Lib/pickletools.py`; values wait in a list of things to do, so
-that no depth of nesting is too much.
+The standard library's own pickler, the one in Python (`pickle._Pickler`), told three things: what becomes of a value
+that is not plain (`mvae.checkpoint.pickled.plain`), which call makes a tensor, and how PyTorch refers to a storage.
+Only what `torch.load(weights_only=True)` takes is written, under pickle protocol 2.
 """
 
 from __future__ import annotations
 
-import struct
+import codecs
+import io
+import pickle
+import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, ClassVar, NamedTuple
 
 from mvae.checkpoint.pickled import dtypes
 from mvae.checkpoint.pickled.limits import collector_held_off
-from mvae.checkpoint.pickled.plain import class_of, hashable, shown, simpler
-from mvae.checkpoint.pickled.values import (
-    Blob,
-    Global,
-    NumpyArray,
-    NumpyDtype,
-    NumpyScalar,
-    Object,
-    ObjectDict,
-    Storage,
-    Tensor,
-)
-from mvae.checkpoint.pickled.walk import Path
+from mvae.checkpoint.pickled.plain import LONGEST_INT, ORDINARY, Plain, Replaced
+from mvae.checkpoint.pickled.values import Global, Object, ObjectDict, Storage, Tensor
 from mvae.errors import CheckpointError
-from mvae.text import printable
 
 _CLASSES = {dtype: name for name, dtype in reversed(dtypes.STORAGE.items()) if name != "UntypedStorage"}
-_Place: TypeAlias = "tuple[_Place, Any] | None"
-"""Where a value is: the place of its container, and the step from there. A million may hang on one place."""
-
-_Action: TypeAlias = Callable[[_Place, Any], None]
-
-MAX_BYTES = 1 << 30
-MAX_REPLACED = 1000
-"""Replacements that are remembered. Of more, only that there were more."""
-_SHORT = 200  # letters
-_MAX_STEPS = 100
+_DEEPEST = 20_000
+"""Calls inside calls. Four for a container in a container, of which the reader lets 500 pass."""
 
 
-class Replaced(NamedTuple):
-    """A value that was not plain. What was inside it may have been replaced too.
+class _Name(Global):
+    """The name of a function that makes something; `save_reduce` asks that it could be called."""
 
-    Attributes:
-        path: where it is.
-        was: the name of its class.
-        by: what stands there now; None if it was left out.
-    """
+    __slots__ = ()
 
-    path: Path
-    was: str
-    by: Any
+    def __call__(self) -> None:
+        raise TypeError(f"{self} is a name to write, not a function to call.")
 
-    def to_dict(self) -> dict[str, Any]:
-        """name, was, by, as JSON takes them."""
-        by = None if self.by is None else shown(self.by)
-        return {"name": ".".join(map(str, self.path)), "was": self.was, "by": by}
 
-    def __str__(self) -> str:
-        name = printable(".".join(map(str, self.path)) or "the whole file", 120)
-        by = "left out" if self.by is None else f"now {printable(shown(self.by))}"
-        return f"{name} was {printable(self.was, 80)}, {by}"
+class _Call(NamedTuple):
+    """A value that is written as `function(*args)`; then the entries of a dict, then its attributes."""
+
+    function: Global
+    args: tuple[Any, ...]
+    entries: dict[Any, Any] | None = None
+    state: Any = None
+
+
+class _Bytes(NamedTuple):
+    """A storage inside a call. `dtype` is given where no class of storage says it."""
+
+    storage: Storage
+    dtype: str | None = None
 
 
 class Stored(NamedTuple):
@@ -75,7 +61,7 @@ class Stored(NamedTuple):
     dtype: str
 
 
-class Pickler:
+class Pickler(pickle._Pickler):
     """Writes one pickle.
 
     Args:
@@ -86,383 +72,192 @@ class Pickler:
         replaced: what was not plain.
     """
 
+    memo: dict[int, tuple[int, Any]]  # what the type checker is not told of the standard library's pickler
+    write: Callable[[bytes], None]
+    get: Callable[[int], bytes]
+    memoize: Callable[[Any], None]
+    save_reduce: Callable[..., None]
+    save_pers: Callable[[Any], None]
+    save_none: Callable[[None], None]
+    save_long: Callable[[int], None]
+    save_tuple: Callable[[tuple[Any, ...]], None]
+
     def __init__(self, keep: Callable[[Tensor | Storage], bool] = lambda _: True) -> None:
-        self.keep = keep
+        self._out = io.BytesIO()
+        super().__init__(self._out, protocol=2)
         self.storages: dict[int, Stored] = {}
         self.replaced: list[Replaced] = []
-        self._out = bytearray()
-        self._memo: dict[int | str | tuple[str, str], int] = {}
-        self._alive: list[Any] = []  # what the memo knows by its id must not be freed
+        self._plain = Plain(keep)
         self._open: set[int] = set()
-        self._plain: dict[int, Any] = {}
-        self._noted: dict[int, _Place] = {}
-        self._todo: list[tuple[_Action, _Place, Any]] = []
 
-    def dump(self, tree: Any) -> bytes:
+    def dump(self, tree: Any) -> bytes:  # type: ignore[override]
         """The pickle of a tree.
 
         Raises:
-            CheckpointError: a value that pickle protocol 2 cannot hold.
+            CheckpointError: it nests deeper than any tree that was read.
         """
-        self._out += b"\x80\x02"
-        self._later(None, [tree])
-        with collector_held_off():
-            while self._todo:
-                action, place, value = self._todo.pop()
-                action(place, value)
-                if len(self._out) > MAX_BYTES:
-                    raise CheckpointError(f"the values take more than {MAX_BYTES >> 20:,} MB without the tensors.")
-        return bytes(self._out + b".")
+        with collector_held_off(), _room_for_recursion():
+            self.replaced = self._plain.go_through(tree)
+            try:
+                super().dump(tree)
+            except RecursionError:
+                raise CheckpointError("the values nest too deep to be written.") from None
+        return self._out.getvalue()
 
-    # --- what the rest is made of
-
-    def _later(self, place: _Place, values: list[Any], close: bytes = b"") -> None:
-        """Save values, then write `close`; before anything that is waiting already."""
-        if close:
-            self._todo.append((self._emit, place, close))
-        self._todo.extend((self._save, place, value) for value in reversed(values))
-
-    def _emit(self, _: _Place, raw: bytes) -> None:
-        self._out += raw
-
-    def _remember(self, value: Any) -> None:
-        """Number the value on top of the stack, so that it can be referred to."""
-        self._alive.append(value)
-        self._number(_key(value))
-
-    def _number(self, key: int | str | tuple[str, str]) -> None:
-        number = self._memo[key] = len(self._memo)
-        self._out += b"q" + bytes([number]) if number < 256 else b"r" + struct.pack("<I", number)
-
-    def _recall(self, number: int) -> None:
-        self._out += b"h" + bytes([number]) if number < 256 else b"j" + struct.pack("<I", number)
-
-    def _save(self, place: _Place, value: Any) -> None:
-        writer = _WRITERS.get(type(value))
-        if isinstance(value, str):
-            self._text(value)
-        elif writer is not None and not isinstance(value, _REMEMBERED):
-            writer(self, place, value)
-        elif id(value) in self._memo:
-            self._recall(self._memo[id(value)])
-        elif id(value) in self._open:
-            self._replace(place, value, None)  # a tuple that holds itself, which no checkpoint needs
-        elif writer is not None:
-            writer(self, place, value)
-        elif _is_known(value):
-            self._name(value.module, value.name)
-        else:
-            self._foreign(place, value)
-
-    def _foreign(self, place: _Place, value: Any) -> None:
-        if isinstance(value, Object) and value.cls == Global("torch", "device") and _are_names(value.args):
-            self._name("torch", "device")
-            self._later(place, [value.args], b"R")
+    def save(self, value: Any, save_persistent_id: bool = True) -> None:
+        """What stands for the value, by the method for its type."""
+        if type(value) in _ATOMS:
+            self.dispatch[type(value)](self, value)
             return
-        if id(value) not in self._plain:  # the same object again is the same plain value again
-            self._plain[id(value)] = _simplest(value)
-            self._alive.append(value)
-        self._replace(place, value, self._plain[id(value)])
-
-    def _replace(self, place: _Place, value: Any, plain: Any) -> None:
-        self._note(place, class_of(value), plain)
-        self._later(place, [plain])
-
-    def _note(self, place: _Place, was: str, by: Any) -> None:
-        """Remember a replacement, unless it is inside of one that is remembered."""
-        if len(self.replaced) >= MAX_REPLACED:
-            return
-        steps, outer = [], place
-        while outer is not None:
-            if id(outer) in self._noted:
-                return
-            steps.append(outer[1])
-            outer = outer[0]
-        if place is not None:
-            self._noted[id(place)] = place
-        self.replaced.append(Replaced(tuple(reversed(steps)), was, by))
-
-    def _name(self, module: str, name: str) -> None:
-        known = self._memo.get((module, name))
+        plain = self._plain.of(value)
+        known = self.memo.get(id(plain))
         if known is not None:
-            self._recall(known)
+            self.write(self.get(known[0]))
+        elif type(plain) in self.dispatch:
+            self.dispatch[type(plain)](self, plain)
         else:
-            self._out += f"c{module}\n{name}\n".encode()
-            self._number((module, name))
+            super().save(plain)  # type: ignore[misc]
 
-    def _hooks(self) -> None:
-        """An empty OrderedDict, where a tensor's backward hooks once stood."""
-        self._name("collections", "OrderedDict")
-        self._out += b")R"
+    # --- the methods for types that the standard library does not know, or would write as torch does not read them
 
-    # --- plain values
+    def _save_storage(self, value: Storage) -> None:
+        self._save_bytes_of(_Bytes(value))
 
-    def _text(self, value: str) -> None:
-        if _key(value) in self._memo:
-            self._recall(self._memo[_key(value)])
-            return
-        raw = value.encode("utf-8", "surrogatepass")
-        if len(raw) >= 1 << 32:
-            raise CheckpointError(f"a text of {len(raw):,} bytes does not fit in a checkpoint.")
-        self._out += b"X" + struct.pack("<I", len(raw)) + raw
-        self._remember(value)
-
-    def _constant(self, _: _Place, value: bool | None) -> None:
-        self._out += {None: b"N", True: b"\x88", False: b"\x89"}[value]
-
-    def _int(self, place: _Place, value: int) -> None:
-        if 0 <= value < 256:
-            self._out += b"K" + bytes([value])
-        elif -(2**31) <= value < 2**31:
-            self._out += b"J" + struct.pack("<i", value)
-        elif value.bit_length() < 8 * 255:
-            raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-            self._out += b"\x8a" + bytes([len(raw)]) + raw
-        else:
-            self._note(place, "an integer of more than 2,040 bits", hex(value))
-            self._text(hex(value))
-
-    def _float(self, _: _Place, value: float) -> None:
-        self._out += b"G" + struct.pack(">d", value)
-
-    def _complex(self, place: _Place, value: complex) -> None:
-        self._name("__builtin__", "complex")
-        self._later(place, [value.real, value.imag], b"\x86R")
-
-    def _bytes(self, place: _Place, value: bytes) -> None:
-        self._name("_codecs", "encode")
-        self._todo.append((self._closed, place, value))
-        self._later(place, [value.decode("latin-1"), "latin1"], b"\x86R")
-
-    def _closed(self, _: _Place, value: Any) -> None:
-        self._remember(value)
-
-    def _bytearray(self, place: _Place, value: bytearray) -> None:
-        self._name("__builtin__", "bytearray")
-        self._todo.append((self._closed, place, value))
-        self._later(place, [bytes(value)], b"\x85R")
-
-    # --- containers
-
-    def _list(self, place: _Place, value: list[Any]) -> None:
-        self._out += b"]"
-        self._remember(value)
-        if value:
-            self._fill(place, enumerate(value), self._emit, b"e")
-
-    def _tuple(self, place: _Place, value: tuple[Any, ...]) -> None:
-        if not value:
-            self._out += b")"
-            return
-        self._open.add(id(value))
-        self._alive.append(value)
-        self._fill(place, enumerate(value), self._close_tuple, value)
-
-    def _close_tuple(self, _: _Place, value: tuple[Any, ...]) -> None:
-        self._out += b"t"
-        self._open.discard(id(value))
-        self._remember(value)
-
-    def _dict(self, place: _Place, value: dict[Any, Any]) -> None:
-        plain = not isinstance(value, ObjectDict) or value.cls.name == "defaultdict"
-        if isinstance(value, ObjectDict) and not plain:
-            self._name(value.cls.module, value.cls.name)
-            self._out += b")R"
-        else:
-            self._out += b"}"
-        self._remember(value)
-        if isinstance(value, ObjectDict) and plain:
-            self._note(place, str(value.cls), {})
-        elif isinstance(value, ObjectDict) and isinstance(value.state, dict):
-            self._later((place, "<attributes>"), [value.state], b"b")
-        if value:
-            self._fill(place, self._keys_and_values(place, value), self._emit, b"u")
-
-    def _keys_and_values(self, place: _Place, value: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
-        for key, part in value.items():
-            if key == "hparams_type" and isinstance(part, Global):  # Lightning would call what stands there
-                self._note((place, key), str(part), None)
-            elif self._kept(part):
-                yield key, hashable(key)
-                yield key, part
-
-    def _fill(self, place: _Place, parts: Iterator[tuple[Any, Any]], close: _Action, value: Any) -> None:
-        """MARK, all that is inside a container, and then `close(place, value)`."""
-        self._out += b"("
-        self._todo.append((close, place, value))
-        self._todo.append((self._go_on, place, parts))
-
-    def _go_on(self, place: _Place, parts: Iterator[tuple[Any, Any]]) -> None:
-        """Save what is left of a container's parts, up to one that has something inside it: that one comes first."""
-        for step, part in parts:
-            if type(part) not in _ATOMS:
-                self._todo.append((self._go_on, place, parts))
-                self._save((place, step), part if self._kept(part) else None)
-                return
-            self._save((place, step), part)
-
-    def _kept(self, value: Any) -> bool:
-        return not isinstance(value, (Tensor, Storage)) or self.keep(value)
-
-    def _set(self, place: _Place, value: set[Any]) -> None:
-        self._name("__builtin__", "set")
-        self._todo.append((self._closed, place, value))
-        self._later(place, [[hashable(part) for part in value]], b"\x85R")
-
-    # --- tensors
-
-    def _storage(self, _: _Place, storage: Storage, dtype: str | None = None) -> None:
-        """A persistent id: `("storage", class, key, "cpu", elements)`. `dtype` is given if the class does not say."""
+    def _save_bytes_of(self, value: _Bytes) -> None:
+        """A persistent id: `("storage", class, key, "cpu", elements)`."""
+        storage, dtype = value
         stored = self.storages.get(id(storage))
         if stored is None:
             stored = self.storages[id(storage)] = Stored(str(len(self.storages)), storage, dtype or storage.dtype)
         name = None if dtype else _CLASSES.get(storage.dtype)
-        self._out += b"("
-        self._text("storage")
-        self._name(*(("torch", name) if name else ("torch.storage", "UntypedStorage")))
-        self._text(stored.key)
-        self._text("cpu" if storage.location != "meta" else "meta")
-        self._int(None, storage.numel if name else storage.nbytes)
-        self._out += b"tQ"
+        cls = _name("torch", name) if name else _name("torch.storage", "UntypedStorage")
+        place = "meta" if storage.location == "meta" else "cpu"
+        self.save_pers(("storage", cls, stored.key, place, storage.numel if name else storage.nbytes))
 
-    def _numbers(self, values: tuple[int, ...]) -> None:
-        self._out += b"("
-        for value in values:
-            self._int(None, value)
-        self._out += b"t"
+    def _save_name(self, value: Global) -> None:
+        self.write(f"c{value.module}\n{value.name}\n".encode())
+        self.memoize(value)
 
-    def _tensor(self, place: _Place, tensor: Tensor) -> None:
-        if tensor.kind == "meta":
-            self._meta(tensor)
-        elif tensor.storage is not None:
-            self._dense(place, tensor)
-        elif tensor.parts and (tensor.kind.startswith("sparse_") or tensor.kind == "nested"):
-            self._compound(place, tensor)
+    def _save_call(self, value: _Call, made: Any = None) -> None:
+        entries = None if value.entries is None else iter(value.entries.items())
+        self.save_reduce(value.function, value.args, value.state, None, entries, obj=value if made is None else made)
+
+    def _save_tensor(self, value: Tensor) -> None:
+        self._save_call(_tensor(value), value)
+
+    def _save_dict(self, value: ObjectDict) -> None:
+        state = value.state if isinstance(value.state, dict) else None
+        self._save_call(_Call(_name(value.cls.module, value.cls.name), (), value, state), value)
+
+    def _save_device(self, value: Object) -> None:
+        """A torch.device: no other object is left."""
+        self._save_call(_Call(_name("torch", "device"), value.args), value)
+
+    def _save_int(self, value: int) -> None:
+        if value.bit_length() < LONGEST_INT:
+            self.save_long(value)
         else:
-            self._foreign(place, tensor)
+            self.save(hex(value))
 
-    def _dense(self, place: _Place, tensor: Tensor) -> None:
-        assert tensor.storage is not None
-        attributes = tensor.attributes if isinstance(tensor.attributes, dict) else {}
-        if "scheme" in attributes and tensor.dtype.startswith(("qint", "quint")):
-            self._quantised(place, tensor)
+    def _save_bytes(self, value: bytes) -> None:
+        """As the standard library does, for the empty ones too, which it writes as a call that torch refuses."""
+        self.save_reduce(codecs.encode, (value.decode("latin-1"), "latin1"), obj=value)
+
+    def _save_tuple(self, value: tuple[Any, ...]) -> None:
+        """One that holds itself would need an opcode that torch does not know: there it is None."""
+        if id(value) in self._open:
+            self.save_none(None)
             return
-        parameter = tensor.kind in ("Parameter", "torch.nn.parameter.Parameter")
-        if parameter:
-            self._name("torch._utils", "_rebuild_parameter")
-            self._out += b"("
-        self._view(tensor, tensor.requires_grad and not parameter)
-        bits = {name: True for name in ("conj", "neg") if attributes.get(name) is True}
-        if bits and tensor.dtype == tensor.storage.dtype:
-            self._out += b"}(" + b"".join(
-                b"X\x04\0\0\0conj\x88" if n == "conj" else b"X\x03\0\0\0neg\x88" for n in bits
-            )
-            self._out += b"u"
-        self._out += b"tR"
-        if parameter:
-            self._end_of_call(place, tensor)
-        self._remember(tensor)
-        if (tensor.attributes and not bits) or not (parameter or tensor.kind == "Tensor"):
-            self._note(place, f"{tensor.kind} with attributes", tensor)
+        self._open.add(id(value))
+        self.save_tuple(value)
+        self._open.discard(id(value))
 
-    def _view(self, tensor: Tensor, requires_grad: bool) -> None:
-        """`_rebuild_tensor_v2(storage, offset, shape, stride, requires_grad, hooks`, or `v3(…, dtype`: left open."""
-        assert tensor.storage is not None
-        typed = tensor.dtype == tensor.storage.dtype and tensor.dtype in _CLASSES
-        self._name("torch._utils", "_rebuild_tensor_v2" if typed else "_rebuild_tensor_v3")
-        self._out += b"("
-        self._storage(None, tensor.storage, None if typed else tensor.dtype)
-        self._int(None, tensor.offset)
-        self._numbers(tensor.shape)
-        self._numbers(tensor.stride)
-        self._out += _truth(requires_grad)
-        self._hooks()
-        if not typed:
-            self._name("torch", tensor.dtype)
-
-    def _quantised(self, place: _Place, tensor: Tensor) -> None:
-        assert tensor.storage is not None
-        self._name("torch._utils", "_rebuild_qtensor")
-        self._out += b"("
-        self._storage(None, tensor.storage)
-        self._int(None, tensor.offset)
-        self._numbers(tensor.shape)
-        self._numbers(tensor.stride)
-        scheme = tensor.attributes
-        parts = [*(tensor.parts or {}).values()]
-        inside = [
-            scheme["scheme"],
-            *parts,
-            *(scheme[name] for name in ("scale", "zero_point", "axis") if name in scheme),
-        ]
-        self._todo.append((self._end_of_call, place, tensor))
-        self._later(place, [tuple(inside)])
-
-    def _end_of_call(self, _: _Place, tensor: Tensor) -> None:
-        self._out += _truth(tensor.requires_grad)
-        self._hooks()
-        self._out += b"tR"
-
-    def _meta(self, tensor: Tensor) -> None:
-        self._name("torch._utils", "_rebuild_meta_tensor_no_storage")
-        self._out += b"("
-        self._name("torch", tensor.dtype)
-        self._numbers(tensor.shape)
-        self._numbers(tensor.stride)
-        self._out += _truth(tensor.requires_grad) + b"tR"
-
-    def _compound(self, place: _Place, tensor: Tensor) -> None:
-        """A sparse or a nested tensor, by the tensors it is made of."""
-        parts = list((tensor.parts or {}).values())
-        if tensor.kind == "nested":
-            self._name("torch._utils", "_rebuild_nested_tensor")
-            self._later(place, [tuple(parts)], b"R")
-            return
-        self._name("torch._utils", "_rebuild_sparse_tensor")
-        self._name("torch.serialization", "_get_layout")
-        self._text(f"torch.{tensor.kind}")
-        self._out += b"\x85R"
-        self._later(place, [(*parts, tensor.shape)], b"\x86R")
+    dispatch: ClassVar[dict[type, Callable[..., None]]] = pickle._Pickler.dispatch | {  # type: ignore[assignment]
+        int: _save_int, bytes: _save_bytes, tuple: _save_tuple, Global: _save_name, _Name: _save_name,
+        _Call: _save_call, Tensor: _save_tensor, ObjectDict: _save_dict, Object: _save_device,
+        Storage: _save_storage, _Bytes: _save_bytes_of,
+    }  # fmt: skip
 
 
-def _key(value: Any) -> int | str:
-    """What a value is remembered by: short strings by what they say, all else by identity."""
-    return value if isinstance(value, str) and len(value) <= _SHORT else id(value)
+_ATOMS = frozenset({type(None), bool, int, float})  # never referred to a second time
 
 
-def _simplest(value: Any) -> Any:
-    """A plain value for a foreign one; None if there is none."""
+@lru_cache(maxsize=1000)
+def _name(module: str, name: str) -> _Name:
+    """Always the same object, so that a name is written once and then referred to."""
+    return _Name(module, name)
+
+
+@contextmanager
+def _room_for_recursion() -> Iterator[None]:
+    """The standard library's pickler calls itself for what is inside. In Python 3.11 and later that takes memory from
+    the heap, not from the stack, so there is room for more than the thousand calls that are allowed at first.
+    """
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, _DEEPEST))
     try:
-        for _ in range(_MAX_STEPS):
-            value = simpler(value)
-            if not isinstance(value, _FOREIGN):
-                return value
-    except CheckpointError:
-        pass
-    return None  # an object that says it stands for itself
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
-def _truth(value: bool) -> bytes:
-    return b"\x88" if value else b"\x89"
+# --- tensors: the calls that `torch/_tensor.py`, `Tensor.__reduce_ex__`, writes
 
 
-def _are_names(args: tuple[Any, ...]) -> bool:
-    return 1 <= len(args) <= 2 and all(type(arg) in (str, int) for arg in args)
+def _tensor(tensor: Tensor) -> _Call:
+    if tensor.kind == "meta":
+        about = (_name("torch", tensor.dtype), tensor.shape, tensor.stride, tensor.requires_grad)
+        return _call("_rebuild_meta_tensor_no_storage", *about)
+    if tensor.storage is None:
+        return _compound(tensor)
+    attributes = tensor.attributes if isinstance(tensor.attributes, dict) else {}
+    if "scheme" in attributes and tensor.dtype.startswith(("qint", "quint")):
+        return _quantised(tensor)
+    bits = {name: True for name in ("conj", "neg") if attributes.get(name) is True}
+    state = tensor.attributes if tensor.kind in ORDINARY and not bits else None
+    if tensor.kind.endswith("Parameter") and tensor.kind in ORDINARY:
+        args = (_view(tensor, False, bits), tensor.requires_grad, _no_hooks())
+        return _call("_rebuild_parameter_with_state", *args, state) if state else _call("_rebuild_parameter", *args)
+    made = _view(tensor, tensor.requires_grad, bits)
+    if not state:
+        return made
+    return _Call(
+        _name("torch._tensor", "_rebuild_from_type_v2"), (made.function, _name("torch", "Tensor"), made.args, state)
+    )
 
 
-def _is_known(value: Any) -> bool:
-    """True for a name that may stand in the file by itself: a dtype, or a scheme of quantisation."""
-    name = value.name if isinstance(value, Global) and value.module == "torch" else ""
-    return name in dtypes.ITEMSIZE or name.startswith(("per_tensor_", "per_channel_"))
+def _call(function: str, *args: Any) -> _Call:
+    return _Call(_name("torch._utils", function), args)
 
 
-_ATOMS = {type(None), bool, int, float, str}
-_FOREIGN = (frozenset, Object, Global, Blob, NumpyArray, NumpyDtype, NumpyScalar)
-_REMEMBERED = (list, tuple, dict, set, bytes, bytearray, Tensor)
-_WRITERS: dict[type, Callable[[Pickler, _Place, Any], None]] = {
-    type(None): Pickler._constant, bool: Pickler._constant, int: Pickler._int, float: Pickler._float,
-    complex: Pickler._complex, bytes: Pickler._bytes, bytearray: Pickler._bytearray,
-    list: Pickler._list, tuple: Pickler._tuple, dict: Pickler._dict, ObjectDict: Pickler._dict,
-    set: Pickler._set, Storage: Pickler._storage, Tensor: Pickler._tensor,
-}  # fmt: skip
-"""How each type is written; `str` has a way of its own, being the most frequent."""
+def _no_hooks() -> OrderedDict[Any, Any]:
+    """Where a tensor's backward hooks once stood; each has its own, since PyTorch adds hooks to it."""
+    return OrderedDict()
+
+
+def _view(tensor: Tensor, requires_grad: bool, bits: dict[str, bool]) -> _Call:
+    assert tensor.storage is not None
+    typed = tensor.dtype == tensor.storage.dtype and tensor.dtype in _CLASSES
+    storage = _Bytes(tensor.storage, None if typed else tensor.dtype)
+    args = (storage, tensor.offset, tensor.shape, tensor.stride, requires_grad, _no_hooks())
+    if not typed:
+        return _call("_rebuild_tensor_v3", *args, _name("torch", tensor.dtype), *([bits] if bits else []))
+    return _call("_rebuild_tensor_v2", *args, *([bits] if bits else []))
+
+
+def _quantised(tensor: Tensor) -> _Call:
+    assert tensor.storage is not None
+    scheme = tensor.attributes
+    rest = (scheme[name] for name in ("scale", "zero_point", "axis") if name in scheme)
+    parameters = (scheme["scheme"], *(tensor.parts or {}).values(), *rest)
+    args = (_Bytes(tensor.storage), tensor.offset, tensor.shape, tensor.stride, parameters, tensor.requires_grad)
+    return _call("_rebuild_qtensor", *args, _no_hooks())
+
+
+def _compound(tensor: Tensor) -> _Call:
+    """A sparse or a nested tensor, by the tensors it is made of."""
+    parts = tuple((tensor.parts or {}).values())
+    if tensor.kind == "nested":
+        return _call("_rebuild_nested_tensor", *parts)
+    layout = _Call(_name("torch.serialization", "_get_layout"), (f"torch.{tensor.kind}",))
+    return _call("_rebuild_sparse_tensor", layout, (*parts, tensor.shape))

@@ -90,7 +90,8 @@ def test_every_kind_of_tensor_comes_back() -> None:
     pickler = Pickler()
     back = loaded(written(read(saved(tensors)).tree, pickler))
     assert list(back) == list(tensors)
-    assert [replaced.path for replaced in pickler.replaced] == [("tagged",)]
+    assert pickler.replaced == []
+    assert back["tagged"].note == "kept"
     for key, tensor in tensors.items():
         found = back[key]
         assert (type(found), found.dtype, found.shape) == (type(tensor), tensor.dtype, tensor.shape), key
@@ -128,13 +129,6 @@ def test_values_that_hold_themselves() -> None:
     pickler = Pickler()
     assert loaded(written(value, pickler))[0][1] is None
     assert pickler.replaced
-
-
-def test_deep_values() -> None:
-    value: Any = 7
-    for _ in range(20_000):
-        value = [value]
-    assert Pickler().dump(value).endswith(b"e" * 20_000 + b".")
 
 
 def test_foreign_objects_become_plain_and_are_listed() -> None:
@@ -233,7 +227,7 @@ def test_an_integer_too_long_for_torch_becomes_text() -> None:
         hex(2**3000),
         (hex(2**3000), 5),
     ]
-    assert [replaced.path for replaced in pickler.replaced] == [(1,), (2, 0), (3, 2**3000)]
+    assert [replaced.path for replaced in pickler.replaced] == [(1,), (2, 0), (3, hex(2**3000))]
 
 
 def test_a_shared_text_is_written_once() -> None:
