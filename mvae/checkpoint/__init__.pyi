@@ -14,6 +14,8 @@ from mvae.checkpoint.tools.difference import Difference as Difference
 from mvae.checkpoint.tools.exporting import Export as Export
 from mvae.checkpoint.tools.exporting import export as export
 from mvae.checkpoint.tools.latest import get_latest_checkpoint as get_latest_checkpoint
+from mvae.checkpoint.tools.plain_values import PlainCopy as PlainCopy
+from mvae.checkpoint.tools.plain_values import plain as plain
 from mvae.checkpoint.tools.salvaging import Salvage as Salvage
 from mvae.checkpoint.tools.salvaging import salvage as salvage
 from mvae.checkpoint.tools.verifying import Verification as Verification

@@ -15,8 +15,11 @@ from typing import Any
 from mvae.checkpoint.pickled.values import Global, NumpyScalar, Object
 
 _INTERPOLATION = re.compile(r"\$\{([^${}]*)\}")
+_KEY = re.compile(r"(\.*)((?:[^.\[\]:]+|\[[^.\[\]:]+\])(?:\.[^.\[\]:]+|\[[^.\[\]:]+\])*)")  # `..a.b[0]`
+_PART = re.compile(r"[^.\[\]]+")
 _MAX_TEXT, _MAX_LOOKUPS, _MAX_PARTS = 500, 30, 30
 _MAX_RANGE = 10_000
+_ABSENT = object()
 
 
 def meaning(value: Any) -> Any:
@@ -83,50 +86,53 @@ def _omegaconf(node: Object, lookups: list[int]) -> Any:
     if not isinstance(content, str) or "${" not in content:
         return content
     found = _interpolated(content, node, lookups)
-    return content if found is None else _converted(found, node)
+    return content if found is _ABSENT else _converted(found, node)
 
 
 def _interpolated(text: str, node: Object, lookups: list[int]) -> Any:
-    """`${a.b}` as the value there, `x-${a}` as text; None if that is not in the file."""
+    """`${a.b}` as the value there, `x-${a}` as text; `_ABSENT` if that is not in the file."""
     if len(text) > _MAX_TEXT or "\\" in text:  # a backslash may mean that none is meant
-        return None
+        return _ABSENT
     while (match := _INTERPOLATION.search(text)) is not None:
         lookups[0] -= 1
-        found = _looked_up(match[1].strip(), node, lookups) if lookups[0] >= 0 else None
-        if found is None or match[0] == text:
+        found = _looked_up(match[1].strip(), node, lookups) if lookups[0] >= 0 else _ABSENT
+        if found is _ABSENT or match[0] == text:
             return found
-        if not isinstance(found, (str, int, float)):
-            return None
+        if not isinstance(found, (str, int, float, type(None))):
+            return _ABSENT
         text = text[: match.start()] + str(found) + text[match.end() :]
-    return None if "${" in text else text
+    return _ABSENT if "${" in text else text
 
 
 def _looked_up(key: str, node: Object, lookups: list[int]) -> Any:
-    """The value under a key: from the top, or from as far up as it has dots in front. None if there is none."""
-    parts = re.split(r"[.\[]", key.lstrip(".").replace("]", ""))
-    up = len(key) - len(key.lstrip("."))
-    where: Any = node
+    """The value under a key: from the top, or from as far up as it has dots in front."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return _ABSENT  # a resolver, such as `oc.env:HOME`, or no key at all
+    up, parts, where = len(match[1]), _PART.findall(match[2]), node
+    if len(parts) > _MAX_PARTS:
+        return _ABSENT
     for _ in range(up or _MAX_PARTS):
-        parent = where.attributes.get("_parent") if isinstance(where, Object) else None
-        if parent is None and not up:
-            break
-        where = parent
-    for part in parts if len(parts) <= _MAX_PARTS and ":" not in key else ():
-        content = _omegaconf(where, lookups) if isinstance(where, Object) else None
+        parent = where.attributes.get("_parent")
+        if isinstance(parent, Object):
+            where = parent
+        elif up:
+            return _ABSENT
+    for part in parts:
+        content = _omegaconf(where, lookups)
         if isinstance(content, Object):  # `${…}` for a whole configuration
             content = _omegaconf(content, lookups)
-        if isinstance(content, dict):
-            where = content.get(part)
-        else:
-            where = content[int(part)] if isinstance(content, list) and _is_index(part, content) else None
-    if not isinstance(where, Object) or where is node or ":" in key:
-        return None
+        inside = content.get(part) if isinstance(content, dict) else _item(content, part)
+        if not isinstance(inside, Object) or inside is node:
+            return _ABSENT
+        where = inside
     found = _omegaconf(where, lookups)
-    return None if isinstance(found, str) and ("${" in found or found == "???") else found
+    return _ABSENT if isinstance(found, str) and ("${" in found or found == "???") else found
 
 
-def _is_index(part: str, content: list[Any]) -> bool:
-    return part.isdecimal() and len(part) < 9 and int(part) < len(content)
+def _item(content: Any, part: str) -> Any:
+    is_index = isinstance(content, list) and part.isdecimal() and len(part) < 9 and int(part) < len(content)
+    return content[int(part)] if is_index else None
 
 
 def _converted(found: Any, node: Object) -> Any:

@@ -32,7 +32,7 @@ from mvae.errors import CheckpointError
 from mvae.text import jsonable, printable
 
 MAX_REPLACED = 1000
-"""Replacements that are remembered. Of more, only that there were more."""
+"""Replacements that are listed; and as many again with a loss."""
 LONGEST_INT = 8 * 255
 """Bits. PyTorch's restricted reader has no opcode for longer integers; these become text."""
 
@@ -90,6 +90,7 @@ class Plain:
     def __init__(self, keep: Callable[[Tensor | Storage], bool] = lambda _: True) -> None:
         self.keep = keep
         self.replaced: list[Replaced] = []
+        self._listed = [0, 0]  # without loss, with
         self._changes: dict[int, _Change] = {}  # by id; a change holds its value, so that the id stays its own
 
     def of(self, value: Any) -> Any:
@@ -136,7 +137,8 @@ class Plain:
         return inside or bool(change.was)
 
     def _note(self, path: Path, was: str, by: Any, lost: str = "", note: str = "") -> None:
-        if len(self.replaced) < MAX_REPLACED:
+        listed = self._listed[bool(lost)] = self._listed[bool(lost)] + 1
+        if listed <= MAX_REPLACED:
             self.replaced.append(Replaced(path, was, by, lost, note))
 
     def _change(self, path: Path, value: Any) -> _Change | None:
