@@ -261,8 +261,8 @@ def config() -> DictConfig:
         "seed": 1, "none": None, "missing": "???", "list": [600, "${seed}", {"k": "${..[0]}"}],
         "text": "run-${seed}-${sub.y}", "same": "${seed}", "whole": "${sub}", "third": "${list[2].k}",
         "sub": {"y": 5, "up": "${..seed}", "beside": "${.y}", "of": "${whole.y}", "key": "y", "any": "${sub.${.key}}"},
-        "chain": "${same}", 7: "number", "flag": True, "rate": 1e-3, "via": "${list}", "half": "${rate}s", "nothing": "${none}",
-        "words": "x ${none} ${flag} ${rate}",
+        "chain": "${same}", 7: "number", "flag": True, "rate": 1e-3, "via": "${list}", "half": "${rate}s",
+        "nothing": "${none}", "words": "x ${none} ${flag} ${rate}",
     })  # fmt: skip
 
 
