@@ -29,7 +29,7 @@ from mvae.checkpoint.pickled.values import (
 )
 from mvae.checkpoint.pickled.walk import Path, children
 from mvae.errors import CheckpointError
-from mvae.text import jsonable, printable
+from mvae.text import printable
 
 MAX_REPLACED = 1000
 """Replacements that are listed; and as many again with a loss."""
@@ -38,6 +38,7 @@ LONGEST_INT = 8 * 255
 
 _MAX_DEPTH, _MAX_VALUES = 100, 2_000_000
 _MAX_STEPS = 100
+_SHORT, _MANY = 60, 24  # letters, and parts of a container, that are shown of a value
 _ATOMS = (str, bytes, bool, int, float, complex, type(None))
 _LEAVES = frozenset({*_ATOMS, bytearray})
 _KEYS = frozenset({str, int, float, bool, type(None)})
@@ -418,17 +419,25 @@ def _key(value: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value in a line, for a list of what was changed."""
-    text = str(jsonable(_preview(value, 4)))
-    return text if len(text) <= 60 else text[:59] + "…"
+    found = _preview(value, 4)
+    text = found if isinstance(found, str) else repr(found)
+    return text if len(text) <= _SHORT else text[: _SHORT - 1] + "…"
 
 
 def _preview(value: Any, depth: int) -> Any:
-    """The first few plain values of a value."""
+    """The beginning of a value, as plain as it will be."""
     if isinstance(value, _FOREIGN) and not stays(value):
         value = nearest(value)[0]
+    if isinstance(value, (str, bytes, bytearray)):
+        return value[: 2 * _SHORT]
+    if isinstance(value, int):
+        return class_of(value) if _is_long(value) else value
+    if isinstance(value, (dict, list, tuple, set)) and not depth:
+        return "…"
     if isinstance(value, dict):
-        entries = islice(value.items(), 12) if depth else [("…", "…")]
-        return {key if type(key) in _KEYS else hashable(key): _preview(part, depth - 1) for key, part in entries}
-    if isinstance(value, (list, tuple, set)):
-        return [_preview(part, depth - 1) for part in islice(value, 12)] if depth else ["…"]
-    return value
+        first = islice(value.items(), _MANY)
+        return {key if type(key) in _KEYS else hashable(key): _preview(part, depth - 1) for key, part in first}
+    if isinstance(value, set):
+        return {hashable(part) for part in islice(value, _MANY)}
+    parts = (_preview(part, depth - 1) for part in islice(value, _MANY)) if isinstance(value, (list, tuple)) else ()
+    return list(parts) if isinstance(value, list) else tuple(parts) if isinstance(value, tuple) else value

@@ -113,10 +113,10 @@ def _refuse_losses(path: str, replaced: list[Replaced]) -> None:
     lost = [found for found in replaced if found.lost]
     if not lost:
         return
-    lines = [f"  {found}" for found in lost[:_FEW]]
+    named = [f"{'.'.join(map(str, found.path))} ({found.was}: {found.lost})" for found in lost[:_FEW]]
     if len(lost) > _FEW:
-        lines.append(f"  … and {len(lost) - _FEW:,} more")
+        named.append(f"and {len(lost) - _FEW:,} more")
     raise CheckpointError(
-        f"{path} holds {'a value' if len(lost) == 1 else f'{len(lost):,} values'} without a plain form; nothing was "
-        "written. With --allow-loss (allow_loss=True) this is what would stand there:\n" + "\n".join(lines)
+        f"{path} holds {'a value' if len(lost) == 1 else f'{len(lost):,} values'} without a plain form, so nothing was "
+        f"written: {'; '.join(named)}. --allow-loss (allow_loss=True) writes the file all the same, with what is left."
     )

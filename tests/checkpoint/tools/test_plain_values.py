@@ -49,13 +49,16 @@ class ByNumpy(Net):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=np.float64(0.5))]
 
 
-class Configured(Net):
+class Configured(lightning.LightningModule):
     """Takes one configuration, as Hydra's users write it."""
 
     def __init__(self, cfg: Any) -> None:
-        lightning.LightningModule.__init__(self)
+        super().__init__()
         self.save_hyperparameters(cfg)
         self.body = nn.Sequential(nn.Linear(8, cfg["width"]), nn.Linear(cfg["width"], 1))
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        return self.body(batch[0]).square().mean()
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), self.hparams["lr"], momentum=0.9)
@@ -143,7 +146,7 @@ def test_lightning_goes_on_as_from_the_file_itself(name: str, tmp_path: Path, ou
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         resumed(tmp_path, Net(extra=value), path, weights_only=True)
     if name in WITH_LOSS:
-        with pytest.raises(CheckpointError, match=r"hyper_parameters\.extra.* was .*\n?.*"):
+        with pytest.raises(CheckpointError, match=r"hyper_parameters\.extra.* \(.*: "):
             plain(path, out)
         assert not out.exists()
     found = plain(path, out, allow_loss=name in WITH_LOSS)
@@ -235,8 +238,8 @@ def test_what_cannot_be_made_plain_writes_nothing(tmp_path: Path, out: Path) -> 
     torch.save({f"act{i}": nn.ReLU for i in range(30)}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"30 values without a plain form.*--allow-loss") as raised:
         plain(tmp_path / "a.pt", out)
-    assert "act0 was torch.nn.modules.activation.ReLU" in str(raised.value)
-    assert "… and 10 more" in str(raised.value)
+    assert "act0 (torch.nn.modules.activation.ReLU: of a class" in str(raised.value)
+    assert "and 10 more" in str(raised.value)
     save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors")
     torch.jit.script(nn.Linear(1, 1)).save(tmp_path / "script.pt")
     for path, why in (
