@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvae.metrics import mask_seen, ndcg_at_k, recall_at_k
+from mvae.metrics import TOP_N, mask_seen, measure
 
 
 class MultiVAE(L.LightningModule):
@@ -119,13 +119,9 @@ class MultiVAE(L.LightningModule):
         """Loss of the held-out items given the ones shown, and the ranking metrics."""
         fold_in, held_out = batch
         logits = self(fold_in)
-        scores = mask_seen(logits, fold_in)
-        return {
-            f"{stage}_loss": multinomial_nll(logits, held_out),
-            f"{stage}_recall@20": recall_at_k(scores, held_out, 20).mean(),
-            f"{stage}_recall@50": recall_at_k(scores, held_out, 50).mean(),
-            f"{stage}_ndcg@100": ndcg_at_k(scores, held_out, 100).mean(),
-        }
+        measures = measure(mask_seen(logits, fold_in), held_out, TOP_N)
+        loss = multinomial_nll(logits, held_out)
+        return {f"{stage}_loss": loss} | {f"{stage}_{name}": values.mean() for name, values in measures.items()}
 
     def configure_optimizers(self):
         lr, weight_decay = self.hparams["lr"], self.hparams["weight_decay"]

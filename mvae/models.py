@@ -13,14 +13,16 @@ from __future__ import annotations
 import inspect
 from typing import Any, NamedTuple
 
+from mvae.bert4rec import BERT4Rec
 from mvae.data.datamodule import InteractionsDataModule
+from mvae.data.sequences import SequencesDataModule
 from mvae.data.vocabulary import VocabularyDataModule
 from mvae.model import MultiVAE
 
 #: Hyperparameters that do better than the class's own on small sets; the README's table says by how much.
 SMALL_DATA: dict[str, Any] = {"weight_decay": 5e-4, "kl_max_weight": 1.0, "kl_anneal_steps": 1000}
 
-ItemModel = MultiVAE
+ItemModel = MultiVAE | BERT4Rec
 
 
 class Kind(NamedTuple):
@@ -31,7 +33,10 @@ class Kind(NamedTuple):
     settings: dict[str, Any]
 
 
-KINDS = (Kind(MultiVAE, InteractionsDataModule, SMALL_DATA),)
+KINDS = (
+    Kind(MultiVAE, InteractionsDataModule, SMALL_DATA),
+    Kind(BERT4Rec, SequencesDataModule, {"num_layers": 1, "lr": 3e-3}),
+)
 
 
 def kind_of(datamodule: VocabularyDataModule | None, model: ItemModel | None) -> Kind:

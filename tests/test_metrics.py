@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mvae import evaluate, ndcg_at_k, recall_at_k
-from mvae.metrics import mask_seen
+from mvae import evaluate, hit_rate_at_k, ndcg_at_k, recall_at_k
+from mvae.metrics import mask_seen, measure
 
 
 def ranking(scores: list[float]) -> list[int]:
@@ -107,3 +107,29 @@ def test_evaluate_masks_ranks_and_averages_over_users_not_batches() -> None:
             values.append(slow(seen_last, set(held_out[user].nonzero().ravel().tolist()), k))
         expected[name] = sum(values) / 7
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+@given(users())
+def test_the_hit_rate_is_one_where_any_held_out_item_is_among_the_first_k(user: tuple) -> None:
+    scores, shown, held_out, k = user
+    masked = mask_seen(torch.tensor([scores]), row(shown, len(scores)))
+    seen_last = [-math.inf if item in shown else score for item, score in enumerate(scores)]
+    hit = any(item in held_out for item in ranking(seen_last)[:k])
+    assert hit_rate_at_k(masked, row(held_out, len(scores)), k).tolist() == [float(hit)]
+
+
+def test_with_one_item_held_out_the_hit_rate_is_recall() -> None:
+    scores, held_out = torch.rand(50, 30), torch.eye(30)[torch.arange(50) % 30]
+    for k in (1, 5, 30, 100):
+        assert torch.equal(hit_rate_at_k(scores, held_out, k), recall_at_k(scores, held_out, k))
+
+
+def test_metrics_are_named_as_they_are_written() -> None:
+    scores, held_out = torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[0.0, 1.0, 0.0]])
+    found = measure(scores, held_out, ["hr@1", "hr@2", "ndcg@2", "recall@3"])
+    assert {name: round(value.item(), 4) for name, value in found.items()} == {
+        "hr@1": 0.0,
+        "hr@2": 1.0,
+        "ndcg@2": 0.6309,
+        "recall@3": 1.0,
+    }

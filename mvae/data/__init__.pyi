@@ -6,4 +6,5 @@ from mvae.data.interactions import Interactions as Interactions
 from mvae.data.loader import CSRLoader as CSRLoader
 from mvae.data.movielens import load_movielens as load_movielens
 from mvae.data.ratings import read_ratings as read_ratings
+from mvae.data.sequences import SequencesDataModule as SequencesDataModule
 from mvae.errors import DataError as DataError

@@ -1,4 +1,4 @@
-"""Batches cut from a CSR matrix."""
+"""Batches cut from CSR matrices and arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mvae.errors import DataError
 
 
 class CSRLoader:
-    """Yields dense float32 batches [batch, num_items] from the rows of one or more CSR matrices.
+    """Yields dense batches [batch, columns] from the rows of one or more CSR matrices or arrays.
 
     A Lightning loader is anything with ``__iter__`` and ``__len__``. Cutting a whole batch out of the matrix at
     once is far faster than a ``DataLoader`` that fetches and stacks one row at a time.
@@ -23,12 +23,15 @@ class CSRLoader:
     in the checkpoint, under ``loops``, and calls the other when training resumes.
 
     Args:
-        matrices: CSR matrices with the same number of rows. One gives tensors, several give tuples of tensors.
+        matrices: CSR matrices or arrays with the same number of rows. One gives tensors, several give tuples of
+            tensors.
         batch_size: rows per batch; the last batch may be smaller.
         shuffle: a new order every epoch, drawn from ``(seed, epoch)``.
     """
 
-    def __init__(self, *matrices: sp.csr_matrix, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self, *matrices: sp.csr_matrix | np.ndarray, batch_size: int, shuffle: bool = False, seed: int = 0
+    ) -> None:
         self.matrices = matrices
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -52,7 +55,7 @@ class CSRLoader:
         self.epoch += 1
         for number in range(start, len(self)):
             chosen = rows[number * self.batch_size : (number + 1) * self.batch_size]
-            batch = tuple(torch.from_numpy(matrix[chosen].toarray()) for matrix in self.matrices)
+            batch = tuple(torch.from_numpy(_dense(matrix[chosen])) for matrix in self.matrices)
             self.batch = number + 1
             yield batch if len(batch) > 1 else batch[0]
 
@@ -82,3 +85,7 @@ class CSRLoader:
 
     def _order(self) -> dict[str, int]:
         return {"rows": self.matrices[0].shape[0], "batch_size": self.batch_size, "seed": self.seed}
+
+
+def _dense(rows: sp.csr_matrix | np.ndarray) -> np.ndarray:
+    return rows if isinstance(rows, np.ndarray) else rows.toarray()

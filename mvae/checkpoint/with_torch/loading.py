@@ -129,7 +129,8 @@ def model_in(checkpoint: dict[str, Any], name: str) -> ItemModel:
         raise CheckpointError(
             f"{name} is not a checkpoint of {known}. {_first_lines(error)} Load it with the class that saved it."
         ) from None
-    return model.to(next(model.parameters()).dtype)  # so that `model.dtype` is that of the file
+    # `model.dtype` and `model.device` are then those of its tensors.
+    return model.to(device="cpu", dtype=next(model.parameters()).dtype)
 
 
 def read_with_torch(path: Path, weights_only: bool) -> dict[str, Any]:

@@ -230,3 +230,43 @@ def test_where_it_cannot_be_written_it_says_so(trained: FitResult, tmp_path: Pat
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CheckpointNotSavedError):
         realign(trained.checkpoint, ITEMS, tmp_path / "file" / "out.ckpt")
+
+
+# --- the other model
+
+
+def test_bert4rec_keeps_the_rows_of_shared_items_and_of_the_special_tokens(
+    trained_bert: FitResult, tmp_path: Path
+) -> None:
+    cycle = [f"item-{i:02d}" for i in range(20)]
+    vocabulary = ["new-a", *cycle[3:][::-1], "new-b"]
+    done = realign(trained_bert.checkpoint, vocabulary, tmp_path / "out.ckpt")
+    old, new = read(trained_bert.checkpoint), read(done.path)
+    assert new["SequencesDataModule"] == {"item_ids": vocabulary, "source": "made-up"}
+    adam = [c["optimizer_states"][0]["state"] for c in (old, new)]
+    for number, name in enumerate(old["state_dict"]):
+        pairs = [(old["state_dict"][name], new["state_dict"][name])]
+        pairs += [(adam[0][number][key], adam[1][number][key]) for key in ("exp_avg", "exp_avg_sq")]
+        for before, after in pairs:
+            if name not in ("item_embedding.weight", "output_bias"):
+                assert torch.equal(before, after)
+                continue
+            assert torch.equal(after[1:18], before[3:20].flip(0))
+            if name == "item_embedding.weight":
+                assert torch.equal(after[19:], before[20:])  # padding and mask
+    assert not adam[1][0]["exp_avg"][[0, 18]].any()
+    best = load(done.path).recommend(["item-16", "item-17", "item-18"], 1)
+    assert best[0].item_id == "item-19"
+
+
+def test_bert4rec_goes_on_with_more_items(trained_bert: FitResult, cycle_ratings: Any, tmp_path: Path) -> None:
+    from mvae import SequencesDataModule
+
+    more = cycle_ratings.assign(item_id=cycle_ratings["item_id"].replace({"item-05": "a-new-item"}))
+    data = SequencesDataModule(Interactions.from_ratings(more), more, batch_size=32, max_len=10)
+    done = realign(trained_bert.checkpoint, data.item_ids, tmp_path / "out.ckpt")
+    model = type(trained_bert.model)(**read(done.path)["hyper_parameters"])
+    epochs = read(done.path)["epoch"] + 3
+    result = fit(data, model, out=tmp_path, ckpt_path=done.path, max_epochs=epochs, progress=False)
+    assert load(result.checkpoint).vocabulary == data.item_ids
+    assert result.epochs["val_hr@10"].iloc[0] > 0.9
