@@ -1,4 +1,4 @@
-"""The ``mvae`` command: which word stands for which function, and how a command ends.
+"""The `mvae` command: which word stands for which function, and how a command ends.
 
 It starts quickly: the module of a command is imported when the command is asked for, and what is heavy when it runs.
 Commands that only read a checkpoint never import torch.
@@ -16,7 +16,7 @@ from mvae import __version__
 from mvae.cli.options import Parser, summary
 from mvae.errors import CheckpointError, DataError, NothingToSaveError
 
-#: The module of each command; ``inspect`` is the function ``inspect_command`` there, and its docstring is the help.
+#: The module of each command; `inspect` is the function `inspect_command` there, and its docstring is the help.
 COMMANDS = {
     "train": "recommender",
     "recommend": "recommender",

@@ -1,4 +1,4 @@
-"""``mvae inspect | verify | diff | salvage | export``: what to do with checkpoint files. Torch is never imported."""
+"""`mvae inspect | verify | diff | salvage | export`: what to do with checkpoint files. Torch is never imported."""
 
 from __future__ import annotations
 

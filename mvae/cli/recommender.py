@@ -1,4 +1,4 @@
-"""``mvae train`` and ``mvae recommend``. What is heavy is imported when a command runs."""
+"""`mvae train` and `mvae recommend`. What is heavy is imported when a command runs."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def _ratings(data: str) -> pd.DataFrame:
 def _titles(ratings: pd.DataFrame) -> dict[Hashable, str]:
     if "title" not in ratings:
         raise DataError("The data has no title column; leave --data out and use item ids.")
-    from mvae.data.movielens import titles_of
+    from mvae.data.ratings import titles_of
 
     return titles_of(ratings)
 

@@ -1,4 +1,4 @@
-"""Ratings → :class:`Interactions` (CSR matrix + item vocabulary) → :class:`InteractionsDataModule`."""
+"""Ratings → `Interactions` (CSR matrix + item vocabulary) → `InteractionsDataModule`."""
 
 from mvae._lazy import lazy_names
 

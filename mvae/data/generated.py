@@ -19,7 +19,7 @@ def synthetic(
 ) -> Interactions:
     """Draw users who like items, deterministically: the same arguments give the same matrix.
 
-    Items have a long-tailed popularity (Zipf) and belong to ``num_tastes`` overlapping groups; every user mixes a
+    Items have a long-tailed popularity (Zipf) and belong to `num_tastes` overlapping groups; every user mixes a
     few groups. So popularity is a fair baseline, and a model that finds the groups beats it.
 
     Args:

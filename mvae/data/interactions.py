@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from mvae.data.ratings import titles_of
 from mvae.errors import DataError
 
 
@@ -20,9 +21,9 @@ class Interactions:
         matrix: CSR matrix [num_users, num_items] of float32 ones.
         user_ids: row → user id.
         item_ids: column → item id. This list is the **item vocabulary**: without it a column of the matrix, a row
-            of ``decoder.2.weight`` or an entry of the model's output means nothing.
+            of `decoder.2.weight` or an entry of the model's output means nothing.
         titles: item id → title, for the items that have one.
-        source: the name of the data set, such as ``ml-100k``, where it has one.
+        source: the name of the data set, such as `ml-100k`, where it has one.
     """
 
     matrix: sp.csr_matrix
@@ -40,17 +41,19 @@ class Interactions:
 
     @property
     def num_users(self) -> int:
-        return self.matrix.shape[0]
+        """Rows of the matrix."""
+        return len(self.user_ids)
 
     @property
     def num_items(self) -> int:
-        return self.matrix.shape[1]
+        """Columns of the matrix."""
+        return len(self.item_ids)
 
     @classmethod
     def from_ratings(cls, ratings: pd.DataFrame, min_rating: float = 4.0, min_per_user: int = 5) -> Interactions:
-        """Ratings of at least ``min_rating`` become interactions; users with fewer than ``min_per_user`` go.
+        """Ratings of at least `min_rating` become interactions; users with fewer than `min_per_user` go.
 
-        The thresholds are those of Liang et al. 2018, section 4.1. A table without a ``rating`` column is taken as
+        The thresholds are those of Liang et al. 2018, section 4.1. A table without a `rating` column is taken as
         interactions already. A user who rated an item twice counts once.
 
         Raises:
@@ -77,8 +80,4 @@ class Interactions:
         matrix = sp.csr_matrix(
             (np.ones(len(kept), np.float32), (user_codes, item_codes)), shape=(len(user_ids), len(item_ids))
         )
-        titles: dict[Hashable, str] = {}
-        if "title" in kept:
-            known = kept.dropna(subset=["title"]).drop_duplicates("item_id")
-            titles = dict(zip(known["item_id"].tolist(), known["title"].astype(str), strict=True))
-        return cls(matrix, user_ids.tolist(), item_ids.tolist(), titles, ratings.attrs.get("source"))
+        return cls(matrix, user_ids.tolist(), item_ids.tolist(), titles_of(kept), ratings.attrs.get("source"))

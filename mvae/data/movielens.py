@@ -1,7 +1,7 @@
 """MovieLens: the real ratings this course works on (F. M. Harper and J. A. Konstan 2015, doi 10.1145/2827872).
 
 GroupLens does not allow the sets to be redistributed, so they are not in this repository. ML-100K is fetched once,
-by one of two routes, and kept under ``data/``; the bigger sets are read from the folders GroupLens publishes.
+by one of two routes, and kept under `data/`; the bigger sets are read from the folders GroupLens publishes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mvae.data.ratings import clean
+from mvae.data.ratings import clean, titles_of
 from mvae.durable import durable_file
 from mvae.errors import DataError
 
@@ -46,30 +46,13 @@ FOLDERS = {
 RATINGS_COLUMNS = {"userId": "user_id", "movieId": "item_id", "rating": "rating", "timestamp": "timestamp"}
 MOVIES_COLUMNS = {"movieId": "item_id", "title": "title", "genres": "genres"}
 GENRES = [
-    "unknown",
-    "Action",
-    "Adventure",
-    "Animation",
-    "Children's",
-    "Comedy",
-    "Crime",
-    "Documentary",
-    "Drama",
-    "Fantasy",
-    "Film-Noir",
-    "Horror",
-    "Musical",
-    "Mystery",
-    "Romance",
-    "Sci-Fi",
-    "Thriller",
-    "War",
-    "Western",
-]
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+]  # fmt: skip
 
 
 def data_folder() -> Path:
-    """``$MVAE_DATA``; else the ``data/`` of the checkout this package runs from; else ``data/`` here."""
+    """`$MVAE_DATA`; else the `data/` of the checkout this package runs from; else `data/` here."""
     if folder := os.environ.get("MVAE_DATA"):
         return Path(folder)
     checkout = Path(__file__).resolve().parents[2]
@@ -82,14 +65,14 @@ def load_movielens(
     """Load a MovieLens set as one table with titles and genres.
 
     Args:
-        name: ``"100k"`` (fetched once if it is not there) or ``"1m"``, ``"10m"``, ``"20m"``, ``"25m"``, ``"32m"``
-            (unpack GroupLens' zip first). ``"ml-100k"`` is understood too.
-        folder: where the sets are kept, or the ``ml-…`` folder itself. Default: :func:`data_folder`.
+        name: `"100k"` (fetched once if it is not there) or `"1m"`, `"10m"`, `"20m"`, `"25m"`, `"32m"`
+            (unpack GroupLens' zip first). `"ml-100k"` is understood too.
+        folder: where the sets are kept, or the `ml-…` folder itself. Default: `data_folder`.
         say: what is told about fetching goes here, a line at a time.
 
     Returns:
-        One row a rating: ``user_id`` (int), ``item_id`` (int), ``rating`` (float, 0.5–5), ``timestamp`` (int,
-        seconds since 1970), ``title`` (str, with the year), ``genres`` (str, separated by ``|``).
+        One row a rating: `user_id` (int), `item_id` (int), `rating` (float, 0.5–5), `timestamp` (int,
+        seconds since 1970), `title` (str, with the year), `genres` (str, separated by `|`).
 
     Raises:
         DataError: an unknown name; a set that is not there and cannot be fetched; a file that is not what
@@ -119,12 +102,6 @@ def titles_at_hand(source: str | None) -> dict[Hashable, str]:
     except (DataError, OSError):
         return {}
     return {} if table is None else titles_of(table)
-
-
-def titles_of(table: pd.DataFrame) -> dict[Hashable, str]:
-    """Item id → title, for the items of a table that have one."""
-    known = table.dropna(subset=["title"]).drop_duplicates("item_id")
-    return dict(zip(known["item_id"].tolist(), known["title"].astype(str).tolist(), strict=True))
 
 
 # ---- ML-100K: two routes to the same 100,000 lines -------------------------------------------------------------
@@ -179,7 +156,8 @@ def _fetch_official(say: Callable[[str], None]) -> bytes:
     say(f"Fetching MovieLens-100K from GroupLens ({OFFICIAL_URL}, 5 MB) …")
     try:
         with urllib.request.urlopen(OFFICIAL_URL, timeout=TIMEOUT_SECONDS) as answer:
-            return answer.read()
+            content: bytes = answer.read()
+            return content
     except (OSError, http.client.HTTPException) as error:
         raise DataError(f"GroupLens did not send it: {getattr(error, 'reason', '') or error!r}") from None
 
@@ -187,14 +165,8 @@ def _fetch_official(say: Callable[[str], None]) -> bytes:
 def _fetch_recbole(say: Callable[[str], None]) -> bytes:
     say(f"Fetching it from the pip package {RECBOLE}, which carries a copy (2 MB; nothing of it is installed) …")
     with tempfile.TemporaryDirectory() as folder:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        pip += [
-            "--disable-pip-version-check",
-            f"--timeout={TIMEOUT_SECONDS}",
-            "--retries=1",
-            "--dest",
-            folder,
-        ]
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        pip += ["--only-binary=:all:", f"--timeout={TIMEOUT_SECONDS}", "--retries=1", "--dest", folder]
         try:
             done = subprocess.run([*pip, RECBOLE], capture_output=True, text=True, timeout=12 * TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -299,7 +271,7 @@ def _read_movies(short: str, folder: Path) -> pd.DataFrame:
 
 
 def _read_columns(path: Path, separator: str, columns: dict[str, str]) -> pd.DataFrame:
-    """A GroupLens file: ``::`` without a header up to 10M, CSV with one from 20M on.
+    """A GroupLens file: `::` without a header up to 10M, CSV with one from 20M on.
 
     Args:
         columns: the name in a header of GroupLens → the name in this package.
@@ -330,7 +302,7 @@ def _text(path: Path) -> str:
 
 
 def main() -> int:
-    """``python -m mvae.data.movielens``: fetch ML-100K if it is not there; what ``make`` runs."""
+    """`python -m mvae.data.movielens`: fetch ML-100K if it is not there; what `make` runs."""
     try:
         load_movielens("100k", say=lambda line: print(line, flush=True))
     except DataError as error:

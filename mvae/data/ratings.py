@@ -1,12 +1,13 @@
 """Ratings from any CSV or TSV file.
 
-Everywhere in this package ratings are one DataFrame with the columns ``user_id, item_id`` and, where they are
-known, ``rating, timestamp, title, genres``. One row is one person's rating of one item.
+Everywhere in this package ratings are one DataFrame with the columns `user_id, item_id` and, where they are
+known, `rating, timestamp, title, genres`. One row is one person's rating of one item.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Hashable
 from pathlib import Path
 
 import pandas as pd
@@ -28,13 +29,13 @@ _STANDARD_NAME = {spelling: column for column, spellings in COLUMN_NAMES.items()
 def read_ratings(path: str | Path) -> pd.DataFrame:
     """Read a CSV or TSV file of ratings, with or without a header line.
 
-    Columns are recognised by their usual names (``userId``, ``movie_id``, ``score``, …; see
-    :data:`COLUMN_NAMES`), the separator (``,``, tab, ``;``, ``|`` or ``::``) from the first line. A file
-    without a header is read as ``user, item[, rating[, timestamp]]``. Other columns are left out.
+    Columns are recognised by their usual names (`userId`, `movie_id`, `score`, …; see
+    `COLUMN_NAMES`), the separator (`,`, tab, `;`, `|` or `::`) from the first line. A file
+    without a header is read as `user, item[, rating[, timestamp]]`. Other columns are left out.
 
     Returns:
-        One row a rating: ``user_id`` and ``item_id`` (int, or str where they are not all whole numbers) and,
-        where the file has them, ``rating`` (float), ``timestamp``, ``title`` and ``genres``.
+        One row a rating: `user_id` and `item_id` (int, or str where they are not all whole numbers) and,
+        where the file has them, `rating` (float), `timestamp`, `title` and `genres`.
 
     Raises:
         DataError: no such file, an empty file, no user or item column, an empty id, a rating that is no number.
@@ -89,6 +90,14 @@ def clean(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
             )
         table["rating"] = rating.astype("float32")
     return table.reset_index(drop=True)
+
+
+def titles_of(table: pd.DataFrame) -> dict[Hashable, str]:
+    """Item id → title, for the items of a table that have one; empty where it has no such column."""
+    if "title" not in table:
+        return {}
+    known = table.dropna(subset=["title"]).drop_duplicates("item_id")
+    return dict(zip(known["item_id"].tolist(), known["title"].astype(str), strict=True))
 
 
 def _first_lines(path: Path) -> list[str]:
