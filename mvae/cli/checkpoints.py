@@ -59,14 +59,14 @@ def inspect_command(parser: Parser) -> int:
 def _verdict(file: CheckpointFile) -> str:
     """One line on what loading a file would run."""
     safety = file.safety
-    word, why = "refused", [*(refusal.name for refusal in safety.refused), *safety.obstacles]
     if safety.system:
         word, why = "DANGER", [refusal.reason for refusal in safety.system]
-    elif safety.weights_only:
-        word, why = (
-            "safe",
-            ["torch.load(weights_only=True) takes it" if file.contents.trace else "nothing in it can run"],
-        )
+    elif not safety.weights_only:
+        word, why = "refused", [*(refusal.name for refusal in safety.refused), *safety.obstacles]
+    elif file.contents.trace:
+        word, why = "safe", ["torch.load(weights_only=True) takes it"]
+    else:
+        word, why = "safe", ["there is no pickle in it"]
     more = f" and {len(why) - 3:,} more" if len(why) > 3 else ""
     return printable(f"{file.path}: {word}: {'; '.join(why[:3])}{more}")
 
