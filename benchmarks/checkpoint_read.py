@@ -4,7 +4,7 @@
     python -m benchmarks.checkpoint_read --quick           0.5 GB in place of 5
     python -m benchmarks.checkpoint_read --only salvage    one part: inspect, diff, verify, salvage or export
 
-**inspect**: `mvae inspect FILE` from the shell, beside `torch.load`; and in a process that has started.
+**inspect**: `mvae inspect FILE` from the shell, in turns with a bare interpreter; `torch.load`; and in this process.
 **diff**: two files that differ in one tensor, until it is known which; and then until it is known by how much.
 **verify**: `mvae verify FILE`, beside reading the file and computing a CRC-32 with nothing around it.
 **salvage**: the file of 101 MB cut at every hundredth of its length, and with a bit flipped in 100 places.
