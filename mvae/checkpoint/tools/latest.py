@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ class Candidate:
         return re.fullmatch(r"last(-v\d+)?", self.path.stem) is not None
 
 
-def get_latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
+def get_latest_checkpoint(folder: str | os.PathLike[str]) -> Path | str:
     """The checkpoint of the best model in a folder, by the score recorded inside the files.
 
     ModelCheckpoint writes into each file which score it was saved for. File names, times and ``last.ckpt`` are not
@@ -48,15 +50,59 @@ def get_latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
     monitored, or only ``last.ckpt`` is left), the one with the most optimizer steps is taken. Damaged files are
     passed over with a warning.
 
+    Args:
+        folder: that ModelCheckpoint saves to; also a URL that fsspec knows, such as ``s3://bucket/run`` or
+            ``memory://run``, whose files are fetched one by one.
+
+    Returns:
+        The path; for a URL, the file's URL, as ``Trainer.fit(ckpt_path=…)`` takes it.
+
     Raises:
         CheckpointNotFoundError: no such folder, or no readable ``.ckpt`` file in it.
-        CheckpointError: the files were scored by different metrics, which cannot be compared.
+        CheckpointError: the files were scored by different metrics, which cannot be compared; or the URL is of a kind
+            that fsspec cannot open.
     """
+    name = os.fspath(folder)
+    if "://" in name:
+        return _of_url(name)
     folder = Path(folder)
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise CheckpointNotFoundError(f"{folder} {found}; expected the folder that ModelCheckpoint saves to.")
-    candidates = list(_candidates(folder))
+    return _best(name, _candidates(path for path in sorted(folder.glob("*.ckpt")) if path.is_file())).path
+
+
+def _of_url(url: str) -> Path | str:
+    """The same for a folder that fsspec reads, which Lightning brings along."""
+    try:
+        from fsspec.core import url_to_fs
+        from fsspec.implementations.local import LocalFileSystem
+
+        fs, root = url_to_fs(url)
+        if isinstance(fs, LocalFileSystem):
+            return get_latest_checkpoint(root)
+        names = sorted(fs.glob(f"{root.rstrip('/')}/*.ckpt")) if fs.isdir(root) else None
+    except (ImportError, ValueError) as error:
+        raise CheckpointError(f"{url} cannot be opened: {error}") from None
+    if names is None:
+        raise CheckpointNotFoundError(f"{url} is no folder; expected the one that ModelCheckpoint saves to.")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as here:
+        best = _best(url, _candidates(_fetched(fs, names, Path(here))))
+    return f"{url.rstrip('/')}/{best.path.name}"
+
+
+def _fetched(fs: Any, names: list[str], here: Path) -> Iterator[Path]:
+    """Each file in turn, as a copy that is gone when the next is asked for."""
+    for name in names:
+        path = here / name.rpartition("/")[2]
+        fs.get_file(name, str(path))
+        yield path
+        with suppress(OSError):
+            path.unlink()
+
+
+def _best(folder: str, found: Iterator[Candidate]) -> Candidate:
+    candidates = list(found)
     if not candidates:
         raise CheckpointNotFoundError(
             f"There is no readable .ckpt file in {folder}. Expected one that ModelCheckpoint saved: check dirpath=, "
@@ -64,7 +110,7 @@ def get_latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
         )
     scored = [c for c in candidates if c.score is not None]
     if not scored:
-        return max(candidates, key=lambda c: (c.step, not c.is_copy, c.path.name)).path
+        return max(candidates, key=lambda c: (c.step, not c.is_copy, c.path.name))
     metrics = sorted({f"{c.monitor} ({c.mode})" for c in scored})
     if len(metrics) > 1:
         raise CheckpointError(
@@ -73,21 +119,19 @@ def get_latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
         )
     sign = 1 if scored[0].mode == "min" else -1
     # Equal scores: the earlier step, as ModelCheckpoint itself keeps the first of equals; and not its copy last.ckpt.
-    return min(scored, key=lambda c: (_loss(sign, c.score), c.step, c.is_copy, len(c.path.name), c.path.name)).path
+    return min(scored, key=lambda c: (_loss(sign, c.score), c.step, c.is_copy, len(c.path.name), c.path.name))
 
 
 def _loss(sign: int, score: float | None) -> float:
     return math.inf if score is None or math.isnan(score) else sign * score
 
 
-def _candidates(folder: Path) -> Iterator[Candidate]:
-    for path in sorted(folder.glob("*.ckpt")):
-        if not path.is_file():
-            continue
+def _candidates(paths: Iterable[Path]) -> Iterator[Candidate]:
+    for path in paths:
         try:
             tree = read(path).tree
         except (CheckpointError, OSError) as error:
-            warnings.warn(f"{path.name} is passed over: {error}", stacklevel=3)
+            warnings.warn(f"{path.name} is passed over: {error}", stacklevel=4)
             continue
         yield _describe(path, tree if isinstance(tree, dict) else {})
 

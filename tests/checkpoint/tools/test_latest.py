@@ -276,3 +276,27 @@ def test_no_torch_is_needed(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["epoch=1.ckpt", "False"]
+
+
+def test_a_folder_behind_a_url(tmp_path: Path) -> None:
+    import fsspec
+
+    run(tmp_path / "here", [3.0, 1.0, 2.0])
+    memory = fsspec.filesystem("memory")
+    for path in (tmp_path / "here").iterdir():
+        memory.put_file(str(path), f"/runs/one/{path.name}")
+    memory.pipe_file("/runs/one/broken.ckpt", b"PK")
+    with pytest.warns(UserWarning, match=r"broken\.ckpt is passed over"):
+        found = get_latest_checkpoint("memory://runs/one")
+    assert found == "memory://runs/one/epoch=1.ckpt"
+    with memory.open("/runs/one/epoch=1.ckpt") as file:
+        assert torch.load(file, weights_only=True)["epoch"] == 1
+    trainer = L.Trainer(max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, barebones=True)
+    trainer.fit(Scripted([3.0, 1.0, 2.0]), [0, 1], ckpt_path=found, weights_only=True)
+    assert get_latest_checkpoint(f"file://{tmp_path}/here") == tmp_path / "here" / "epoch=1.ckpt"
+
+
+@pytest.mark.parametrize("url", ["memory://nowhere", "nothing-known://a/b"])
+def test_a_url_that_leads_nowhere_says_so(url: str) -> None:
+    with pytest.raises(CheckpointError, match=url):
+        get_latest_checkpoint(url)
