@@ -176,7 +176,11 @@ def test_random_state_and_loader_position_are_found() -> None:
     found = of(value)
     assert found["random_state"].value
     assert found["loader_position"].value
-    assert found["resume"].value["exactly"]
+    assert not found["resume"].value["exactly"]
+    assert "saved at an epoch's end" in found["resume"].text
+    value["callbacks"] = {"ExactResume": {"next": None}}
+    assert of(value)["resume"].value["exactly"]
+    assert of(value)["resume"].text.startswith("as far as the file shows")
 
 
 def test_a_file_from_the_middle_of_an_epoch_tells_no_steps_per_epoch() -> None:
@@ -230,11 +234,11 @@ def test_half_an_optimizer_is_neither_another_one_nor_resumable() -> None:
         optimizer = {"state": dict(enumerate(states)), "param_groups": [group]}
         value = {"loops": {}, "state_dict": weights, "optimizer_states": [optimizer]}
         found = of(value)
-        assert found["optimizer"].value == ["Adam"]
+        assert found["optimizer"].value == ["Adam or AdamW"]
         assert "incomplete" in found["optimizer"].text
         assert not found["resume"].value["resumable"]
         assert f"({count} of 3 parameters" in found["resume"].text
-    assert "only 1 weights" in of(value | {"state_dict": {"a": torch.ones(2)}})["resume"].text
+    assert "only 1 weight is there" in of(value | {"state_dict": {"a": torch.ones(2)}})["resume"].text
 
 
 def test_frozen_parameters_and_optimizers_that_keep_more_for_some_are_no_half_state() -> None:

@@ -88,6 +88,7 @@ def test_real_checkpoints(zoo: dict[str, Path], tmp_path: Path) -> None:
         if name == "vanished":
             continue  # torch cannot load it
         theirs = torch.load(path, weights_only=False)
+        theirs = theirs["m"] if name == "legacy" else theirs
         state = theirs.state_dict() if isinstance(theirs, nn.Module) else theirs.get("state_dict", theirs)
         for key, value in state.items() if isinstance(state, dict) else ():
             if isinstance(value, torch.Tensor):
