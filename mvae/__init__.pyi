@@ -4,6 +4,7 @@ from mvae.baselines import EASE as EASE
 from mvae.baselines import Popularity as Popularity
 from mvae.bert4rec import BERT4Rec as BERT4Rec
 from mvae.checkpoint.tools.latest import get_latest_checkpoint as get_latest_checkpoint
+from mvae.checkpoint.tools.newest import get_newest_checkpoint as get_newest_checkpoint
 from mvae.checkpoint.with_torch.loading import load as load
 from mvae.data import Interactions as Interactions
 from mvae.data import InteractionsDataModule as InteractionsDataModule

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any, ClassVar
 import lightning as L
 import pandas as pd
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
 
 from mvae.durable import durable_file
+from mvae.errors import DataError
 
 
 class History(Callback):
@@ -22,7 +25,8 @@ class History(Callback):
 
     Args:
         path: CSV file for the table, written with every checkpoint and when training ends. A resumed run continues
-            the file it finds there.
+            the file it finds there: the rows of steps that are taken again go, and steps without a row are named. Of
+            several processes the first one writes it.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -34,9 +38,11 @@ class History(Callback):
         return pd.DataFrame(self.rows)
 
     def on_train_start(self, trainer: L.Trainer, model: L.LightningModule) -> None:
-        if trainer.global_step > 0 and self.path is not None and self.path.exists():
-            earlier = pd.read_csv(self.path)
-            self.rows = earlier[earlier["step"] <= trainer.global_step].to_dict("records")
+        if trainer.global_step > 0 and self.path is not None:
+            self.rows = _rows(self.path, trainer.global_step)
+            missing = trainer.global_step - len(self.rows)
+            if missing:
+                rank_zero_warn(f"{self.path} has no row for {missing:,} of the {trainer.global_step:,} steps so far.")
 
     def on_train_batch_start(self, trainer: L.Trainer, model: L.LightningModule, batch: Any, batch_idx: int) -> None:
         if self.rows and self.rows[-1]["step"] == trainer.global_step + 1:
@@ -60,16 +66,40 @@ class History(Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, model: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         with suppress(OSError):  # the checkpoint is about to be saved to the same folder, and will say it better
-            self.on_fit_end(trainer, model)
+            self._write(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:
-        if self.path is not None and self.rows:  # a run that never began leaves an earlier run's table alone
-            with durable_file(self.path) as file:
-                file.write(self.table.to_csv(index=False).encode())
+        if not self.rows and self.path is not None:  # a run that had ended already, or never began
+            self.rows = _rows(self.path, trainer.global_step)
+        else:
+            self._write(trainer)
 
     def on_exception(self, trainer: L.Trainer, model: L.LightningModule, exception: BaseException) -> None:
         with suppress(OSError):  # which would hide the exception that brought us here
-            self.on_fit_end(trainer, model)
+            self._write(trainer)
+
+    def _write(self, trainer: L.Trainer) -> None:
+        if self.path is not None and self.rows and trainer.is_global_zero:
+            with durable_file(self.path) as file:
+                file.write(self.table.to_csv(index=False).encode())
+
+
+def _rows(path: Path, steps: int) -> list[dict[str, float]]:
+    """The rows of the first so many steps in a table that was written before, to the last bit."""
+    if not path.exists():
+        return []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+        return [row for row in rows if row["step"] <= steps]
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise DataError(
+            f"{path} is not the history of a run: {error!r}. Move it elsewhere to go on without it."
+        ) from None
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdecimal() else float(text or "nan")
 
 
 class Progress(Callback):
@@ -79,7 +109,7 @@ class Progress(Callback):
     """
 
     def on_fit_start(self, trainer: L.Trainer, model: L.LightningModule) -> None:
-        self.bar = _bar_for_this_screen()
+        self.bar = _bar_for_this_screen() if trainer.is_global_zero else _NoBar()
         self.total = trainer.max_epochs or 0
 
     def on_train_epoch_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:

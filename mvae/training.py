@@ -1,4 +1,4 @@
-"""fit(): the Trainer and its callbacks, wired as in lesson 02."""
+"""fit(): the Trainer and its callbacks, wired as in lesson 02, and a run that goes on where it was killed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ import lightning as L
 import pandas as pd
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 
 from mvae.callbacks import History, Progress
 from mvae.checkpoint.formats.reading import read
+from mvae.checkpoint.tools.newest import damage_in, find_newest
+from mvae.checkpoint.with_torch.newest import Interval, SaveNewest
 from mvae.checkpoint.with_torch.resume import ExactResume
 from mvae.checkpoint.with_torch.saving import DurableCheckpointIO
 from mvae.data.vocabulary import VocabularyDataModule, find_vocabulary
+from mvae.errors import CheckpointError, CheckpointNotFoundError
 from mvae.models import SMALL_DATA as SMALL_DATA
 from mvae.models import ItemModel, kind_of
 
@@ -56,6 +61,8 @@ def fit(
     patience: int = 20,
     seed: int = 0,
     save_last: bool = False,
+    save_every: Interval | None = None,
+    resume: bool | str | Path = False,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
     ckpt_path: str | Path | None = None,
@@ -64,7 +71,10 @@ def fit(
     """Train until ``val_loss`` has not fallen for ``patience`` epochs, and keep the best epoch's checkpoint.
 
     Checkpoints are written whole or not at all (:class:`~mvae.checkpoint.DurableCheckpointIO`), and a run that is
-    resumed from one equals a run that was never interrupted (:class:`~mvae.checkpoint.ExactResume`).
+    resumed from one equals a run that was never interrupted (:class:`~mvae.checkpoint.ExactResume`). On SIGTERM and
+    on Ctrl-C the step under way is finished, its state saved, and
+    :class:`~mvae.checkpoint.TrainingStopped` raised: exit code 143 or 130, if nothing catches it. A program that
+    calls ``fit(…, resume=True)`` can be killed at any moment and started again, until it ends.
 
     Args:
         datamodule: the data.
@@ -73,48 +83,45 @@ def fit(
             before you make it.
         out: folder for the checkpoint and ``history.csv``.
         max_epochs: stop here at the latest.
-        patience: epochs without a lower ``val_loss`` before training stops.
+        patience: epochs without a lower ``val_loss`` before training stops. A resumed run has that of its file.
         seed: seeds Python, NumPy and torch before the default model is made and trained.
         save_last: also keep ``last.ckpt``, a copy of the newest checkpoint that was saved. (Lightning 2.6 writes it
             where it writes a best one, not in every epoch.)
+        save_every: also keep the newest state (:class:`~mvae.checkpoint.SaveNewest`): ``"epoch"``, a number of steps,
+            or a time such as ``"10 min"``. No more than that is ever lost. By default ``"epoch"`` if ``resume`` is
+            given; otherwise only the best is saved.
+        resume: True: go on from the newest whole checkpoint in ``out`` (:func:`~mvae.get_newest_checkpoint`), or start
+            where there is none yet. A file, or another folder: go on from it, with the same data. A run that had
+            ended is not trained again: with a larger ``max_epochs`` it goes on, unless early stopping ended it.
         progress: show a live bar where there is a screen.
-        callbacks: more Lightning callbacks.
-        ckpt_path: a checkpoint to resume from, with the same data and ``out``.
+        callbacks: more Lightning callbacks. An ``ExactResume`` or ``SaveNewest`` among them takes the place of ours.
+        ckpt_path: Lightning's name for a file to ``resume`` from.
         trainer_options: anything else for ``lightning.Trainer``, such as ``precision="bf16-mixed"``. A
             ``CheckpointIO`` among its ``plugins`` takes the place of ours.
 
     Raises:
-        DataError: ``ckpt_path`` was trained on another item vocabulary.
+        DataError: the checkpoint to resume from was trained on another item vocabulary.
         TypeError: the model does not learn from such data.
+        CheckpointError: the checkpoint is damaged, or holds no state of a training.
         CheckpointNotSavedError: ``out`` cannot be written to, or its disk is full.
+        TrainingStopped: see above. It is a ``SystemExit``.
     """
     kind = kind_of(datamodule, model)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    if ckpt_path is not None:
-        _check_vocabulary(ckpt_path, datamodule)
     L.seed_everything(seed, verbose=False)
+    resume = ckpt_path or resume
     history = History(out / "history.csv")
-    saver = ModelCheckpoint(
-        dirpath=out,
-        filename=kind.model.file_name + "-{epoch:02d}-{val_loss:.4f}",
-        monitor="val_loss",
-        mode="min",
-        save_top_k=1,
-        save_last=save_last,
-        verbose=True,
+    saver = _saver(out, kind.model.file_name, save_last)
+    others = [history, EarlyStopping(monitor="val_loss", mode="min", patience=patience), *callbacks]
+    others += [Progress()] if progress else []
+    newest = SaveNewest(
+        out, save_every or ("epoch" if resume else None), resume_line=f"fit(…, out={str(out)!r}, resume=True)"
     )
-    stopper = EarlyStopping(monitor="val_loss", mode="min", patience=patience)
-    wired: list[Callback] = [history, stopper, *callbacks]
-    if progress:
-        wired.append(Progress())
-    if not any(isinstance(callback, ExactResume) for callback in callbacks):
-        wired.append(ExactResume())
-    wired.append(saver)
     with quiet():
         trainer = L.Trainer(
             max_epochs=max_epochs,
-            callbacks=wired,
+            callbacks=_in_order(others, saver, newest),
             plugins=_with_durable_io(trainer_options.pop("plugins", None)),
             logger=False,
             enable_progress_bar=False,
@@ -125,10 +132,90 @@ def fit(
         if model is None:
             with trainer.init_module():  # in the precision it is trained in
                 model = kind.model(datamodule.num_items, **kind.settings)
-        trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+        start = _start(resume, out, model, datamodule)
+        trainer.fit(model, datamodule=datamodule, ckpt_path=start, weights_only=True)
+    return _result(trainer, model, history, saver, start)
+
+
+def _saver(out: Path, name: str, save_last: bool) -> ModelCheckpoint:
+    """Keeps the best epoch's checkpoint."""
+    return ModelCheckpoint(
+        dirpath=out,
+        filename=name + "-{epoch:02d}-{val_loss:.4f}",
+        monitor="val_loss",
+        mode="min",
+        save_top_k=1,
+        save_last=save_last,
+        verbose=True,
+    )
+
+
+def _in_order(others: list[Callback], saver: ModelCheckpoint, newest: SaveNewest) -> list[Callback]:
+    """The callbacks of a run. Those that save see what all the others did, and the newest state has the best one too.
+
+    An ExactResume or SaveNewest among the others is taken instead of ours.
+    """
+    exact = [callback for callback in others if isinstance(callback, ExactResume)] or [ExactResume()]
+    newest = next((callback for callback in others if isinstance(callback, SaveNewest)), newest)
+    rest = [callback for callback in others if not isinstance(callback, (ExactResume, SaveNewest))]
+    return [*rest, *exact, saver, newest]
+
+
+def _start(
+    resume: bool | str | Path, out: Path, model: L.LightningModule, datamodule: VocabularyDataModule
+) -> Path | None:
+    """The file to resume from; None to start anew.
+
+    Raises:
+        CheckpointError: there is none in the folder, or the file will not do.
+        DataError: it was trained on another item vocabulary.
+    """
+    if resume is False or (resume is True and not any(out.glob("*.ckpt"))):
+        return None
+    path = out if resume is True else Path(resume)
+    if path.is_dir():
+        found = find_newest(path, partial(_foreign, model))
+        for sentence in found.passed:
+            rank_zero_warn(sentence)
+        if found.path is None:
+            raise CheckpointNotFoundError(
+                f"There is no .ckpt file in {path} to resume from. {' '.join(found.passed)} To start anew, choose "
+                "another folder or remove them."
+            )
+        path, tree = found.path, found.tree
+    else:
+        tree = read(path).tree
+        damage = damage_in(path)
+        if damage:
+            raise CheckpointError(f"{path} cannot be resumed from: {damage}")
+    # Lightning compares the weights first, and its message would be about sizes only.
+    if vocabulary := find_vocabulary(tree):
+        datamodule.load_state_dict(vocabulary[1])
+    return path
+
+
+def _foreign(model: L.LightningModule, tree: dict[str, Any]) -> str:
+    """Why a checkpoint is not one of this kind of run; "" if it is."""
+    weights = tree.get("state_dict")
+    if not find_vocabulary(tree) or not isinstance(weights, dict):
+        return "it was not trained with a data module of mvae: there is no item vocabulary in it."
+    other = weights.keys() ^ model.state_dict().keys()
+    return f"it is of another model: only one of the two has {min(map(str, other))}." if other else ""
+
+
+def _result(
+    trainer: L.Trainer, model: ItemModel, history: History, saver: ModelCheckpoint, start: Path | None
+) -> FitResult:
+    """The best model of a run that has ended.
+
+    Raises:
+        RuntimeError: there is none.
+    """
     score = saver.best_model_score
-    if ckpt_path is not None and score is None:
-        raise RuntimeError(f"{ckpt_path} is from the end of its run: {max_epochs=} leaves nothing to train. Raise it.")
+    if start is not None and score is None:
+        raise RuntimeError(
+            f"{start} is from the end of its run: max_epochs={trainer.max_epochs} leaves nothing to train. Raise it."
+        )
     if not saver.best_model_path or score is None or not math.isfinite(score):
         raise RuntimeError("Training ended without a model to keep: val_loss was never a finite number. Lower lr.")
     best = Path(saver.best_model_path)
@@ -143,12 +230,6 @@ def _with_durable_io(plugins: Any) -> list[Any]:
     return plugins if has_io else [*plugins, DurableCheckpointIO()]
 
 
-def _check_vocabulary(path: str | Path, datamodule: VocabularyDataModule) -> None:
-    """Compare vocabularies before Lightning restores the weights, whose message would be about sizes only."""
-    if vocabulary := find_vocabulary(read(path).tree):
-        datamodule.load_state_dict(vocabulary[1])
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hide Lightning's banners, tips and advice; warnings and errors about the run itself come through."""
@@ -157,7 +238,7 @@ def quiet() -> Iterator[None]:
     logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            for advice in (".*does not have many workers.*", ".*is not empty.*", ".*LeafSpec.*"):
+            for advice in (".*does not have many workers.*", ".*is not empty.*", ".*LeafSpec.*", ".*sync_dist=True.*"):
                 warnings.filterwarnings("ignore", advice)
             yield
     finally:

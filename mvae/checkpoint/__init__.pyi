@@ -14,6 +14,7 @@ from mvae.checkpoint.tools.difference import Difference as Difference
 from mvae.checkpoint.tools.exporting import Export as Export
 from mvae.checkpoint.tools.exporting import export as export
 from mvae.checkpoint.tools.latest import get_latest_checkpoint as get_latest_checkpoint
+from mvae.checkpoint.tools.newest import get_newest_checkpoint as get_newest_checkpoint
 from mvae.checkpoint.tools.plain_values import PlainCopy as PlainCopy
 from mvae.checkpoint.tools.plain_values import plain as plain
 from mvae.checkpoint.tools.salvaging import Salvage as Salvage
@@ -21,6 +22,8 @@ from mvae.checkpoint.tools.salvaging import salvage as salvage
 from mvae.checkpoint.tools.verifying import Verification as Verification
 from mvae.checkpoint.tools.verifying import verify as verify
 from mvae.checkpoint.with_torch.loading import load as load
+from mvae.checkpoint.with_torch.newest import SaveNewest as SaveNewest
+from mvae.checkpoint.with_torch.newest import TrainingStopped as TrainingStopped
 from mvae.checkpoint.with_torch.realigning import realign as realign
 from mvae.checkpoint.with_torch.resume import ExactResume as ExactResume
 from mvae.checkpoint.with_torch.saving import DurableCheckpointIO as DurableCheckpointIO

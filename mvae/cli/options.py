@@ -21,13 +21,19 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog, description=first, epilog=rest, allow_abbrev=False)
         self.arguments = arguments
 
-    def options(self) -> argparse.Namespace:
+    def options(self, namespace: argparse.Namespace | None = None) -> argparse.Namespace:
         """The options as they were given. Ends the program at a wrong one, and after the help."""
         given = self.arguments
         if "--" in given:  # names of files follow, even -x; argparse, which reads them twice, would forget that
             at = given.index("--")
             given = given[:at] + [f"./{name}" if name.startswith("-") else name for name in given[at + 1 :]]
-        return self.parse_intermixed_args(given)
+        return self.parse_intermixed_args(given, namespace)
+
+    def given(self) -> dict[str, object]:
+        """The options that were typed, without the defaults."""
+        untouched = dict.fromkeys(vars(self.options()), self)
+        read = vars(self.options(argparse.Namespace(**untouched)))
+        return {name: value for name, value in read.items() if value is not self}
 
     def format_help(self) -> str:
         """The help, which begins with a capital."""

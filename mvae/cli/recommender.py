@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvae.cli.options import Parser, whole
+from mvae.cli.resuming import go_on, refuse_unfinished, resume_line, why_ended
 from mvae.errors import DataError
 
 if TYPE_CHECKING:
@@ -15,9 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     import pandas as pd
+    from lightning.pytorch.callbacks import Callback
+    from rich.console import Console
     from rich.table import Table
 
-    from mvae.data import InteractionsDataModule
+    from mvae.data import Interactions, InteractionsDataModule
     from mvae.models import ItemModel
 
 #: EASE inverts an items × items matrix; past this it takes minutes and gigabytes.
@@ -36,10 +41,15 @@ OPTIONS = {
 
 
 def train_command(parser: Parser) -> int:
-    """Train Mult-VAE, keep the best checkpoint, and compare it with Popularity and EASE."""
+    """Train Mult-VAE, keep the best checkpoint, and compare it with Popularity and EASE.
+
+    The newest state is kept too, so that a run that was killed goes on with --resume. On SIGTERM and Ctrl-C the step
+    under way is finished and its state saved. Exit codes: 0 done, 2 bad input, 130 ended by Ctrl-C, 143 by SIGTERM.
+    """
     add, shown = parser.add_argument, " [default: %(default)s]"
-    add("--data", default="ml-100k", help="ml-100k, ml-1m … ml-32m, or a CSV or TSV file of ratings." + shown)
-    add("--out", type=Path, default=Path("checkpoints"), help="Folder for the checkpoint and history.csv." + shown)
+    data = "ml-100k, ml-1m … ml-32m, a CSV or TSV file of ratings, or synthetic[:USERSxITEMS]."
+    add("--data", default="ml-100k", help=data + shown)
+    add("--out", type=Path, default=Path("checkpoints"), help="Folder for the checkpoints and history.csv." + shown)
     seed = "Decides the split, the weights at the start and the dropout."
     add("--seed", metavar="N", type=whole(0, 2**32 - 1), default=0, help=seed + shown)
     add("--max-epochs", metavar="N", type=whole(1), default=200, help="Stop here at the latest." + shown)
@@ -52,9 +62,16 @@ def train_command(parser: Parser) -> int:
     add("--min-per-user", metavar="N", type=whole(2), default=5, help=fewer + shown)
     add("--val-users", metavar="N", type=whole(1), help="Users held out for validation. [default: 100]")
     add("--test-users", metavar="N", type=whole(1), help="Users held out for the test. [default: 200]")
-    options = parser.options()
+    every = "Save the newest state every epoch, every N steps, or at a time such as '10 min'."
+    add("--save-every", metavar="WHEN", default="epoch", help=every + shown)
+    add("--keep", metavar="N", type=whole(1), default=1, help="So many of the newest states stay." + shown)
+    resume = "Go on from the newest whole checkpoint in a folder (by default --out), or from a file."
+    add("--resume", metavar="FILE|FOLDER", nargs="?", const=True, help=resume)
+    processes = "Processes or GPUs that train together (DDP). Each of them sees all users."
+    add("--devices", metavar="N", type=whole(1), default=1, help=processes + shown)
+    options, given = parser.options(), parser.given()
     try:
-        _train(options)
+        _train(options, given)
     except DataError as error:
         raise DataError(_with_options(str(error))) from None
     return 0
@@ -62,28 +79,35 @@ def train_command(parser: Parser) -> int:
 
 def _with_options(message: str) -> str:
     """A message in the words of the command line. Parts of a path, such as `min_rating.csv`, stay as they are."""
-    import re
-
     names = "|".join(map(re.escape, OPTIONS))
     return re.sub(rf"(?<![\w./\\-])({names})(?![\w/\\-]|\.\w)", lambda match: OPTIONS[match[1]], message)
 
 
-def _train(options: Namespace) -> None:
+def _train(options: Namespace, given: dict[str, Any]) -> None:
     # Read when torch is first imported: threads that wait for each other sleep. By default they spin, and on a machine
     # that is busy with something else a training of seconds takes a minute.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
     if options.out.exists() and not options.out.is_dir():
         raise DataError(f"--out {options.out} is a file; expected a folder to save the checkpoint in.")
-    ratings = _ratings(options.data)
+    if "data" in given:
+        given["data"] = options.data = _lasting(options.data)
+    start = None
+    if options.resume is None:
+        refuse_unfinished(options.out)
+    else:
+        start = go_on(options, given)
+    newest = _newest(options)
 
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
     from rich.console import Console
 
-    from mvae.data import Interactions, InteractionsDataModule
+    from mvae.data import InteractionsDataModule
     from mvae.training import fit
 
-    console = Console(markup=False, emoji=False)
-    interactions = Interactions.from_ratings(ratings, options.min_rating, options.min_per_user)
+    first = getattr(rank_zero_only, "rank", 0) == 0  # of several processes, which all run this, one prints
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=not first)
+    interactions = _interactions(options, console)
     datamodule = InteractionsDataModule(
         interactions,
         batch_size=options.batch_size,
@@ -91,23 +115,39 @@ def _train(options: Namespace) -> None:
         num_test_users=options.test_users,
         seed=options.seed,
     )
-    if "rating" not in ratings:
-        none = "no column of ratings (rating, score, stars, overall …)"
-        print(f"{options.data} has {none}: every row counts as liked, and --min-rating is not used.")
     users = f"{datamodule.train.shape[0]:,} to train on, {datamodule.val_fold_in.shape[0]:,} for validation"
     console.print(
         f"{options.data}: {interactions.num_users:,} users ({users}, {datamodule.test_fold_in.shape[0]:,} for the "
-        f"test), {interactions.num_items:,} items, {interactions.matrix.nnz:,} interactions",
-        highlight=False,
-        soft_wrap=True,
+        f"test), {interactions.num_items:,} items, {interactions.matrix.nnz:,} interactions"
     )
+    if start is not None:
+        ended = why_ended(start, options)
+        state = f"ended at step {start.step}: {ended}" if ended else f"resumed from step {start.step}."
+        console.print(f"{start.path}: {state}")
     result = fit(
-        datamodule, out=options.out, max_epochs=options.max_epochs, patience=options.patience, seed=options.seed
+        datamodule,
+        out=options.out,
+        max_epochs=options.max_epochs,
+        patience=options.patience,
+        seed=options.seed,
+        resume=start.path if start is not None and start.path is not None else False,
+        callbacks=[newest],
+        devices=options.devices,
     )
-    console.print(
-        f"{len(result.epochs)} epochs; the best one is in {result.checkpoint}", highlight=False, soft_wrap=True
-    )
-    console.print(_comparison(result.model, datamodule))
+    if first:
+        console.print(f"{len(result.epochs)} epochs; the best one is in {result.checkpoint}")
+        console.print(_comparison(result.model, datamodule))
+
+
+def _newest(options: Namespace) -> Callback:
+    """Keeps the newest state, with the options that a resumed run needs."""
+    from mvae.checkpoint.with_torch.newest import SaveNewest
+
+    settings = {name: value for name, value in vars(options).items() if name not in ("out", "resume")}
+    try:
+        return SaveNewest(options.out, options.save_every, options.keep, settings, resume_line(options.out))
+    except ValueError as error:
+        raise DataError(f"--save-every: {error}") from None
 
 
 def recommend_command(parser: Parser) -> int:
@@ -226,6 +266,30 @@ def _near(text: str, titles: dict[Hashable, str]) -> str:
     by_title = {_plain(title): title for title in titles.values() if title}
     near = get_close_matches(_plain(text), list(by_title), n=3, cutoff=0.4)
     return f" Near it: {'; '.join(map(by_title.__getitem__, near))}." if near else ""
+
+
+def _interactions(options: Namespace, console: Console) -> Interactions:
+    from mvae.data import Interactions, synthetic
+
+    made_up = re.fullmatch(r"synthetic(?::(\d+)x(\d+))?", options.data)
+    if made_up is not None:
+        num_users, num_items = int(made_up[1] or 1_000), int(made_up[2] or 500)
+        few = max(5.0, min(40.0, num_items / 5))
+        return replace(synthetic(num_users, num_items, interactions_per_user=few), source=options.data)
+    ratings = _ratings(options.data)
+    interactions = Interactions.from_ratings(ratings, options.min_rating, options.min_per_user)
+    if "rating" not in ratings:
+        none = "no column of ratings (rating, score, stars, overall …)"
+        console.print(f"{options.data} has {none}: every row counts as liked, and --min-rating is not used.")
+    return interactions
+
+
+def _lasting(data: str) -> str:
+    """The name of a data set as it is, and of a file so that it is found from another folder too."""
+    from mvae.data.movielens import FOLDERS
+
+    known = data.lower().removeprefix("ml-") in ("100k", *FOLDERS)
+    return data if known or not os.path.exists(data) else os.path.abspath(data)
 
 
 def _ratings(data: str) -> pd.DataFrame:

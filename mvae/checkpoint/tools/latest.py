@@ -37,8 +37,8 @@ class Candidate:
 
     @property
     def is_copy(self) -> bool:
-        """Whether it has ModelCheckpoint's fixed name, which the next run may overwrite."""
-        return re.fullmatch(r"last(-v\d+)?", self.path.stem) is not None
+        """Whether it is named as ModelCheckpoint or SaveNewest name the newest state, whatever its score."""
+        return re.fullmatch(r"last(-v\d+)?|newest-.*", self.path.stem) is not None
 
 
 def get_latest_checkpoint(folder: str | os.PathLike[str]) -> Path | str:
