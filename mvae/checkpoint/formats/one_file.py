@@ -10,12 +10,13 @@ from mvae.checkpoint.files.source import Record, Source
 from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.detect import Format, detect
 from mvae.checkpoint.formats.every_pickle import MAX_PICKLES, every_pickle, is_plausible, try_pickle
+from mvae.checkpoint.formats.foreign import foreign_zip
 from mvae.checkpoint.formats.safetensors import read_safetensors
 from mvae.checkpoint.pickled import dtypes
 from mvae.checkpoint.pickled.limits import DEFAULT_LIMITS, Limits
 from mvae.checkpoint.pickled.machine import Trace, Unpickler
 from mvae.checkpoint.pickled.values import Global, Storage
-from mvae.errors import SALVAGE, CheckpointError
+from mvae.errors import SALVAGE, CheckpointError, UnsupportedFileError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LAST_VERSION = 10
@@ -77,11 +78,11 @@ def make_storage(pid: Any, known: dict[str, Storage]) -> Storage:
 
 def _read_zip(source: Source, contents: Contents, limits: Limits) -> Contents:
     if source.name.endswith(".distcp"):
-        raise CheckpointError(f"{source.name} is one piece of a sharded checkpoint: inspect the folder it is in.")
+        raise UnsupportedFileError(f"{source.name} is one piece of a sharded checkpoint: inspect the folder it is in.")
     contents.archive = archive = Archive(source)
     pickle = archive.get("data.pkl")
     if pickle is None:
-        raise CheckpointError(_not_a_checkpoint(archive))
+        raise UnsupportedFileError(f"{source.name} is not a checkpoint: it is {foreign_zip(archive)}.")
     _check_root(archive)
     if archive.root + "constants.pkl" in archive.members:
         contents.format = Format.TORCHSCRIPT
@@ -137,14 +138,6 @@ def _byteorder(archive: Archive) -> str:
     if content not in (None, b"little", b"big"):
         raise CheckpointError(f"the member 'byteorder' holds {content[:20]!r}; 'little' or 'big' was expected.")
     return "big" if content == b"big" else "little"
-
-
-def _not_a_checkpoint(archive: Archive) -> str:
-    name, names = archive.source.name, list(archive.members)
-    if any(member.endswith(("/model.json", "/archive_format")) for member in names):
-        return f"{name} is a zip that `torch.export` or `torch.package` wrote: a program, not a checkpoint."
-    shown = ", ".join(names[:4]) or "nothing"
-    return f"{name} is a zip file without a 'data.pkl', so not a checkpoint; it holds {shown}."
 
 
 # --- before PyTorch 1.6
@@ -220,6 +213,11 @@ def _read_pickle(source: Source, contents: Contents, limits: Limits) -> Contents
         except CheckpointError as error:
             if not values:
                 contents.trace = unpickler.trace
+                if b"joblib.numpy_pickle" in bytes(source.data[: 1 << 16]):
+                    raise UnsupportedFileError(
+                        f"{source.name} is a file of joblib, with arrays between the instructions of its pickle. Load "
+                        "it with `joblib.load`, which runs what is in it."
+                    ) from None
                 raise CheckpointError(
                     f"{source.name} starts like a pickle and is not a checkpoint that can be read: {error}"
                 ) from None
