@@ -44,9 +44,10 @@ def durable_file(path: str | os.PathLike[str], check: Callable[[str], None] | No
     """A binary file to write to, which becomes `path` when the block ends well, and vanishes when it does not.
 
     After the block it is on the disk, folder entry included: neither a kill nor a power cut loses it (POSIX, `fsync`
-    and `rename`). A symbolic link at `path` is replaced, not written through. The folder is made if it is not there.
+    and `rename`).
 
     Args:
+        path: of the file; its folder is made if it is not there. A symbolic link is replaced, not written through.
         check: called with the temporary file's name before it takes its place; raises if the file is not as it
             should be.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def printable(text: str, limit: int | None = None) -> str:
-    """The text with every character that is not printable written out, such as `\\x1b`; cut at `limit` characters."""
+    r"""The text with every character that is not printable written out, such as `\x1b`; cut at `limit` characters."""
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
     if text.isprintable():

@@ -23,8 +23,12 @@ def synthetic(
     few groups. So popularity is a fair baseline, and a model that finds the groups beats it.
 
     Args:
+        num_users: rows of the matrix.
+        num_items: columns of the matrix.
         interactions_per_user: the mean number of items a user likes; the numbers vary as they do in real sets
             (log-normal), between 5 and half of the items.
+        num_tastes: groups of items that the users' tastes are mixed from.
+        seed: decides everything that is drawn.
 
     Raises:
         DataError: fewer than 1 user, fewer than 10 items, or more interactions than half of the items.

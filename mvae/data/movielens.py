@@ -274,6 +274,8 @@ def _read_columns(path: Path, separator: str, columns: dict[str, str]) -> pd.Dat
     """A GroupLens file: `::` without a header up to 10M, CSV with one from 20M on.
 
     Args:
+        path: of the file.
+        separator: between the columns.
         columns: the name in a header of GroupLens → the name in this package.
     """
     names = list(columns.values())

@@ -90,7 +90,7 @@ def test_it_is_light_and_imports_neither_torch_nor_numpy(tmp_path: Path) -> None
         "from mvae.cli import main\n"
         "try:\n    main()\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
-        "assert not {'torch', 'numpy', 'lightning', 'pandas'} & set(sys.modules)\n"
+        "assert not {'torch', 'numpy', 'lightning', 'pandas', 'rich', 'typer', 'click'} & set(sys.modules)\n"
         "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')), file=sys.stderr)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1])}

@@ -202,8 +202,9 @@ def _check_spans(spans: list[tuple[int, int, str]], left: int) -> None:
 
 
 def write_safetensors(file: BinaryIO, tensors: dict[str, Tensor], metadata: dict[str, str], stream: Stream) -> int:
-    """Write tensors, each with the bytes it had in the file it came from, largest elements first so that all are
-    aligned; returns the bytes written.
+    """Write tensors, each with the bytes it had in the file it came from; returns the bytes written.
+
+    The largest elements come first, so that all are aligned.
 
     Raises:
         CheckpointError: a tensor that the format cannot hold, or whose bytes are damaged or not there.

@@ -1,4 +1,4 @@
-"""Every byte of the file under one heading: the weights, each of the optimizer's moments, the pickle, the padding …
+"""Every byte of the file under one heading: the weights, each of the optimizer's moments, the pickle, the padding.
 
 The counts add up to the size of the file, exactly. A storage that several tensors share counts once, where it is met
 first.

@@ -17,7 +17,7 @@ from mvae.errors import CheckpointError
 
 
 def contents(run: Run) -> Iterator[Fact]:
-    """What was saved: a whole training state, the weights alone, a model object …"""
+    """What was saved: a whole training state, the weights alone, or a model object."""
     kind, text = _lightning(run) if run.is_lightning else _kind(run)
     source: dict[str, Any] = {"keys": list(map(str, run.tree))[:20]}
     if isinstance(run.file.tree, Object):

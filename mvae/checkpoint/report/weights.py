@@ -109,6 +109,7 @@ def weights_of(contents: Contents) -> Weights | None:
 
 
 def usual(contents: Contents) -> Weights | None:
+    """The weights in the place where files of this kind have them; None if nothing is there."""
     tree = contents.tree
     if contents.format is Format.TORCHSCRIPT and isinstance(tree, Object):
         return _of_module(contents, (), tree)

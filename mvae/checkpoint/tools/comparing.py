@@ -32,7 +32,8 @@ def diff(a: Input | CheckpointFile, b: Input | CheckpointFile, progress: Progres
     """Compare two checkpoints: keys, values and tensors, the optimizer's and the callbacks' too.
 
     Args:
-        a, b: each a path, the bytes of a file, or what `inspect` returned.
+        a: a path, the bytes of a file, or what `inspect` returned.
+        b: another.
         progress: told how many bytes were read, now or when an amount is asked for.
 
     Raises:
@@ -90,6 +91,8 @@ def compare_checksums(a: Tensor, b: Tensor, checksums: bool) -> bool | None:
     """Whether two tensors are the same, as far as can be told without reading them; None if it cannot.
 
     Args:
+        a: a tensor of the first file.
+        b: the tensor of that name in the second.
         checksums: True if both files have them.
     """
     if (a.dtype, a.shape) != (b.dtype, b.shape) or value_changes(a.attributes, b.attributes):

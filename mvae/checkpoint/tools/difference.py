@@ -36,8 +36,9 @@ class TensorChange:
 
     @cached_property
     def amount(self) -> Amount | None:
-        """By how much, read from both files when this is first asked for; None if the shapes differ, or if the elements
-        are no numbers.
+        """By how much; None if the shapes differ, or if the elements are no numbers.
+
+        Both files are read when this is first asked for.
 
         Raises:
             CheckpointError: the bytes cannot be read.
@@ -154,7 +155,7 @@ def _pattern(prefix: str) -> str:
 
 
 def _by_section(found: Difference) -> Iterator[str]:
-    """The tensors under the headings of the byte budget: weights, each of the optimizer's moments, …"""
+    """The tensors under the headings of the byte budget: weights, each of the optimizer's moments."""
     paths = {entry.name: entry.path for entry in found.a.tensors}
     headings = Sections(found.a.contents)
     changed: dict[str, list[TensorChange]] = {}

@@ -14,8 +14,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from mvae.checkpoint.files.archive import Archive
 from mvae.checkpoint.files.source import Source
 from mvae.checkpoint.formats.stream import Stream
-from mvae.durable import CheckpointNotSavedError, durable_file
-from mvae.errors import CheckpointError
+from mvae.durable import durable_file
+from mvae.errors import CheckpointError, CheckpointNotSavedError
 
 
 def save(checkpoint: Any, path: str | os.PathLike[str]) -> None:
