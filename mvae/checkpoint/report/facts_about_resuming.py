@@ -28,11 +28,12 @@ def optimizer(run: Run) -> Iterator[Fact]:
         kept = sorted(map(str, optimizers.per_parameter(state)))
         where = f"{dotted(path)}.{'state' if kept else 'param_groups.0'}"
         source[where] = kept or sorted(map(str, optimizers.first_group(state)))
-    reasons = {why for _, why in found}
-    named = ", ".join(name if len(reasons) == 1 else f"{name} ({why})" for name, why in found)
-    ending = f", {reasons.pop()}" if len(reasons) == 1 else ""
+    together = len({why for _, why in found}) == 1
+    named = [name if together else f"{name} ({why})" for name, why in found]
+    named += [found[0][1]] if together else []
+    text = ", ".join(name for name in named if name != "optimizer")  # the word for one that is not known
     if found:
-        yield Fact("optimizer", [name for name, _ in found], f"optimizer: {named}{ending}.", source)
+        yield Fact("optimizer", [name for name, _ in found], f"optimizer: {text}.", source)
 
 
 def _lacks(run: Run) -> list[str] | None:

@@ -230,11 +230,16 @@ def _flat(path: Path, value: dict[Any, Any]) -> Iterator[tuple[str, Path, Any]]:
         name, place, part = stack.pop()
         if is_module(part):
             yield from ((f"{name}.{inner}", (*place, *steps), t) for inner, steps, t, _ in module_tensors(part))
-        elif isinstance(part, dict) and part and id(part) not in entered and not is_optimizer_state(part):
+        elif isinstance(part, dict) and part and id(part) not in entered and not _is_whole(place[-1], part):
             entered.add(id(part))
             stack += [(f"{name}.{key}", (*place, key), inside) for key, inside in reversed(part.items())]
         else:
             yield name, place, part
+
+
+def _is_whole(key: Any, value: dict[Any, Any]) -> bool:
+    """True for a dict that is one entry: what a module saves by `get_extra_state`, and the state of an optimizer."""
+    return key == "_extra_state" or str(key).endswith("._extra_state") or is_optimizer_state(value)
 
 
 def _holds_tensors(value: Any) -> bool:

@@ -213,3 +213,14 @@ def test_the_line_to_copy_is_whole_and_only_of_names() -> None:
         assert "checksums were not checked; `mvae verify` does" in page
     odd = inspect(checkpoint(pickle_of(b"]" + name("a", "b]); evil(") + b"a")))
     assert "add_safe_globals" not in shown(odd)
+
+
+def test_what_tensors_on_one_storage_have_in_common() -> None:
+    flat = torch.arange(24.0)
+    value = {"a": flat[:16], "b": flat[16:], "c": flat[:16], "d": flat[8:20], "t": flat[:16].view(4, 4).t()}
+    lines = {line.split()[1]: line for line in shown(inspect(saved(value))).splitlines() if "float32" in line[:40]}
+    assert "storage" not in lines["a"]
+    assert lines["b"].endswith("on one storage, with other bytes than a")
+    assert lines["c"].endswith("same bytes as a")
+    assert lines["d"].endswith("shares bytes with a")
+    assert lines["t"].endswith("shares bytes with a")

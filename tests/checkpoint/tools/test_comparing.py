@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -315,3 +317,31 @@ def test_it_says_that_stored_checksums_were_compared_and_no_data(save: Any) -> N
     assert found.to_dict()["tensors"]["equal_by_stored_checksums"] == 17
     different = diff(save({"w": torch.ones(3)}), save({"w": torch.zeros(3)}))
     assert "stored checksums" not in str(different)
+
+
+def saved(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Key:
+    name: str
+
+
+def test_keys_that_are_objects_are_compared_by_what_they_say() -> None:
+    def table(value: float, count: int = 2) -> bytes:
+        keys = [Key("x"), Key("y"), *(Key(str(number)) for number in range(count - 2))]
+        members = {Key("in the set"), Key(str(value))}
+        return saved({"table": {key: value if key.name == "x" else 0.25 for key in keys}, "set": members})
+
+    found = diff(table(0.5), table(0.75))
+    in_set, in_table = found.values
+    assert in_set.path == ("set",)
+    assert (in_table.name, in_table.before, in_table.after) == (f"table.{__name__}.Key name x", 0.5, 0.75)
+    assert diff(table(0.5), table(0.5)).same
+    assert diff(table(0.5, 50), table(0.5, 50)).same
+    assert len(diff(table(0.5, 50), table(0.75, 50)).values) == 2
+    one, other = ({Key("x"): 1, Key("x "): value} for value in (1, 2))
+    assert not diff(saved(one), saved(other)).same

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -305,3 +306,51 @@ def test_an_ending_that_does_not_say_the_format_is_refused(tmp_path: Path, endin
     with pytest.raises(CheckpointError, match=r"must end in \.safetensors or \.ckpt"):
         export(tmp_path / "a.ckpt", tmp_path / f"w.{ending}")
     export(tmp_path / "a.ckpt", tmp_path / f"w.{ending}", format="ckpt")
+
+
+def test_packed_parameters_are_kept_in_a_ckpt_and_refused_for_safetensors(tmp_path: Path) -> None:
+    """A dynamically quantised model keeps its weights in pairs, and loads them by the versions of its modules."""
+
+    def quantised() -> nn.Module:
+        model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
+        return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, again = quantised(), quantised()
+        for number, value in enumerate((model.state_dict(), {"model": model.state_dict(), "epoch": 3})):
+            torch.save(value, tmp_path / "q.pt")
+            with pytest.raises(CheckpointError, match=r"0\._packed_params\._packed_params, 2\._packed_params"):
+                export(tmp_path / "q.pt", tmp_path / "w.safetensors")
+            assert not (tmp_path / "w.safetensors").exists()
+            found = export(tmp_path / "q.pt", tmp_path / "w.ckpt")
+            assert (found.left_out, found.replaced) == ([], [])
+            back = torch.load(tmp_path / "w.ckpt", weights_only=True)
+            again.load_state_dict(back["model"] if number else back)
+            x = torch.randn(5, 64)
+            assert torch.equal(again(x), model(x))
+
+
+def test_what_stands_among_the_weights_is_kept_or_named(tmp_path: Path) -> None:
+    class Extra(nn.Linear):
+        def get_extra_state(self) -> Any:
+            return {"seen": 3}
+
+        def set_extra_state(self, state: Any) -> None:
+            self.seen = state["seen"]
+
+    model = Extra(2, 2)
+    torch.save({"state_dict": model.state_dict(), "mean": torch.ones(3), "lr": 0.1}, tmp_path / "x.ckpt")
+    found = export(tmp_path / "x.ckpt", tmp_path / "w.ckpt")
+    assert found.left_out == ["mean"]
+    model.load_state_dict(torch.load(tmp_path / "w.ckpt", weights_only=True)["state_dict"])
+    assert model.seen == 3
+    found = export(tmp_path / "x.ckpt", tmp_path / "w.safetensors")
+    assert found.left_out == ["state_dict._extra_state", "mean"]
+    assert "state_dict._extra_state" in str(found)
+
+
+def test_tensors_among_the_settings_are_named_where_they_become_text(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.ones(2)}, "hyper_parameters": {"prior": torch.ones(3)}}, tmp_path / "x.ckpt")
+    assert export(tmp_path / "x.ckpt", tmp_path / "w.safetensors").left_out == ["hyper_parameters.prior"]
+    assert export(tmp_path / "x.ckpt", tmp_path / "w.ckpt").left_out == []
