@@ -161,13 +161,15 @@ def _is_mindspore(source: Source) -> bool:
     )
 
 
+_MSGPACK = re.compile(rb"(?:[\x81-\x8f]|\xde..|\xdf....)(?:([\xa1-\xbf])|\xd9(.))", re.DOTALL)
+
+
 def _is_msgpack(head: bytes) -> bool:
     """A map whose first key is a text."""
-    start = {0xDE: 3, 0xDF: 5}.get(head[0], 1 if 0x81 <= head[0] <= 0x8F else 0) if head else 0
-    kind = head[start : start + 1]
-    length = kind[0] & 0x1F if kind and 0xA1 <= kind[0] <= 0xBF else head[start + 1] if kind == b"\xd9" else 0
-    key = head[start + (2 if kind == b"\xd9" else 1) :][:length]
-    return bool(start and length) and len(key) == length and key.isascii() and key.decode("ascii").isprintable()
+    found = _MSGPACK.match(head)
+    length = (found[1] or found[2])[0] & (0x1F if found[1] else 0xFF) if found else 0
+    key = head[found.end() :][:length].decode("ascii", "replace") if found else ""
+    return bool(length) and len(key) == length and key.isprintable()
 
 
 def text_file(source: Source) -> str:

@@ -14,8 +14,8 @@ import os
 
 from mvae.checkpoint.files.source import Input, Source
 from mvae.checkpoint.formats.contents import Contents
+from mvae.checkpoint.formats.folders import read_folder
 from mvae.checkpoint.formats.one_file import read_source
-from mvae.checkpoint.formats.sharded import read_folder
 from mvae.checkpoint.pickled.limits import DEFAULT_LIMITS, Limits
 
 

@@ -23,26 +23,28 @@ from mvae.checkpoint.pickled.rebuild import dtype_name
 from mvae.checkpoint.pickled.values import Object, Tensor
 from mvae.errors import CheckpointError
 
-_METADATA, _LIGHTNING = ".metadata", "meta.pt"
+METADATA, _LIGHTNING = ".metadata", "meta.pt"
 
 
-def read_folder(path: str, limits: Limits) -> Contents:
+def read_sharded(path: str, names: list[str], limits: Limits) -> Contents:
     """Read a sharded checkpoint: its tree, with every tensor put together from its pieces.
 
     A tensor in one piece is an ordinary `Tensor`; one in several has the kind `sharded`, and the pieces as its
     `parts`, each named by the span it covers, such as `[0:500, 0:64]`.
 
+    Args:
+        path: the folder.
+        names: of the files in it.
+        limits: what its pickles may cost.
+
     Raises:
-        CheckpointError: the folder is not such a checkpoint, or a piece is missing or damaged.
+        CheckpointError: a piece is missing or damaged.
     """
-    names = sorted(name for name in os.listdir(path) if os.path.isfile(os.path.join(path, name)))
-    if _METADATA not in names:
-        raise CheckpointError(_not_sharded(path, names))
     sources = {name: Source.open(os.path.join(path, name)) for name in names}
     contents = Contents(path, sum(source.size for source in sources.values()), Format.SHARDED)
     contents.trace = Trace()
     contents.tree = {}
-    directory = _read_inside(contents, sources[_METADATA], limits)
+    directory = _read_inside(contents, sources[METADATA], limits)
     try:
         _read_pieces(contents, sources, directory, limits)
     except CheckpointError as error:
@@ -55,16 +57,6 @@ def read_folder(path: str, limits: Limits) -> Contents:
         rest = _read_inside(contents, sources[_LIGHTNING], limits)
         contents.tree = {**rest, **contents.tree} if isinstance(rest, dict) else contents.tree
     return contents
-
-
-def _not_sharded(path: str, names: list[str]) -> str:
-    shards = [name for name in names if name.endswith(".distcp")]
-    if shards:
-        return f"{path} has {len(shards)} '.distcp' files and no '.metadata': the save was interrupted, or it got lost."
-    single = [name for name in names if name.endswith((".ckpt", ".pt", ".pth", ".safetensors"))]
-    if single:
-        return f"{path} is a folder, not a checkpoint. Give one of the files in it, such as {single[0]}."
-    return f"{path} is a folder without a '.metadata' file, so not a sharded checkpoint. Give a checkpoint file."
 
 
 def _read_inside(contents: Contents, source: Source, limits: Limits) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 from mvae.checkpoint.files.archive import Archive, Member
 from mvae.checkpoint.files.source import Input, Record, Source
 from mvae.checkpoint.formats.detect import Format, detect
+from mvae.checkpoint.formats.folders import is_checkpoint_folder
 from mvae.checkpoint.formats.stream import Progress, Stream
 from mvae.checkpoint.inspection import CheckpointFile, inspect
 from mvae.errors import CheckpointError, UnsupportedFileError
@@ -135,9 +136,9 @@ def _broken(path: Input, error: CheckpointError, progress: Progress | None) -> V
     Raises:
         CheckpointError: it is no checkpoint, so there is nothing to say about damage.
     """
-    if isinstance(path, (str, os.PathLike)) and os.path.isfile(os.path.join(path, ".metadata")):
+    if isinstance(path, (str, os.PathLike)) and is_checkpoint_folder(os.fspath(path)):
         folder = os.fspath(path)
-        return Verification(folder, 0, str(Format.SHARDED), damage=[Damage("the folder", str(error))])
+        return Verification(folder, 0, "folder", damage=[Damage("the folder", str(error))])
     source = Source.open(path)  # raises again if it is not there, or a folder
     kind = detect(source)  # raises again if it is something else altogether
     found = Verification(source.name, source.size, str(kind))
