@@ -25,6 +25,7 @@ COMMANDS = {
     "diff": "checkpoints",
     "salvage": "checkpoints",
     "export": "checkpoints",
+    "plain": "checkpoints",
 }
 
 

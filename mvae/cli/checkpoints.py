@@ -1,4 +1,4 @@
-"""`mvae inspect | verify | diff | salvage | export`: what to do with checkpoint files. Torch is never imported."""
+"""`mvae inspect | verify | diff | salvage | export | plain`: what to do with checkpoint files, without torch."""
 
 from __future__ import annotations
 
@@ -167,6 +167,27 @@ def export_command(parser: Parser) -> int:
             progress=progress,
         )
     _report(found, options.json, error=options.out == "-")
+    return 0
+
+
+def plain_command(parser: Parser) -> int:
+    """Write a checkpoint again in plain values, so that torch.load(weights_only=True) takes it: for "Weights only load
+    failed".
+
+    Everything is kept, and training goes on from OUT. What each object became is listed. Exit codes: 0 written,
+    2 cannot be, or something has no plain form.
+    """
+    _file_to_file(parser)
+    lossy = "Write it even if something, such as a function, has no plain form."
+    parser.add_argument("--allow-loss", action="store_true", help=lossy)
+    parser.add_argument("--all", action="store_true", help="Name each value that was replaced.")
+    options = parser.options()
+
+    from mvae.checkpoint.tools.plain_values import plain
+
+    with _Bar(f"reading {options.file}") as progress:
+        found = plain(_source(options.file), _target(options.out), allow_loss=options.allow_loss, progress=progress)
+    _report(found if options.json else found.text(options.all), options.json, error=options.out == "-")
     return 0
 
 

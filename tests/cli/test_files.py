@@ -1,4 +1,4 @@
-"""``mvae verify | diff | salvage | export`` as a user meets them: what they print, and how they end."""
+"""``mvae verify | diff | salvage | export | plain`` as a user meets them: what they print, and how they end."""
 
 from __future__ import annotations
 
@@ -80,6 +80,29 @@ def test_salvage(mvae: Run, refused: Run, files: dict[str, Path], tmp_path: Path
     assert "not a checkpoint" in refused("salvage", files["text"], "-o", tmp_path / "new.ckpt")
     assert "not overwritten" in refused("salvage", files["cut"], "-o", files["cut"])
     assert not (tmp_path / "new.ckpt").exists()
+
+
+def test_plain(mvae: Run, refused: Run, files: dict[str, Path], tmp_path: Path) -> None:
+    out, settings = tmp_path / "out.ckpt", tmp_path / "settings.ckpt"
+    torch.save({"hyper_parameters": {"data": Path("a/b"), "act": torch.nn.ReLU}, "state_dict": {}}, settings)
+    message = refused("plain", settings, "-o", out)
+    assert "hyper_parameters.act (torch.nn.modules.activation.ReLU: " in message
+    assert not out.exists()
+    done = mvae("plain", settings, "-o", out, "--allow-loss")
+    assert done.code == 0
+    assert "hyper_parameters.data was pathlib.PosixPath, now a/b" in done.out
+    assert torch.load(out, weights_only=True)["hyper_parameters"]["data"] == "a/b"
+    report = json.loads(mvae("plain", settings, "-o", out, "--allow-loss", "--json").out)
+    assert report["complete"] is False
+    assert {entry["name"]: entry["by"] for entry in report["replaced"]}["hyper_parameters.data"] == "a/b"
+    assert "plain already" in mvae("plain", files["first"], "-o", out).out
+    assert "mvae salvage" in refused("plain", files["cut"], "-o", out)
+    torch.save([Path(str(number)) for number in range(100)], settings)
+    done = mvae("plain", settings, "-o", out)
+    assert "and 80 more; --all names them" in done.out
+    assert "99 was pathlib.PosixPath, now 99" in mvae("plain", settings, "-o", out, "--all").out
+    assert "`mvae plain FILE -o OUT`" in mvae("inspect", settings).out, "where a refusal is shown, the cure is named"
+    assert "mvae plain" not in mvae("inspect", out).out
 
 
 def test_export(mvae: Run, refused: Run, files: dict[str, Path], tmp_path: Path) -> None:

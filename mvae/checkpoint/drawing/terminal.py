@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mvae.checkpoint.drawing.outline import MAX_LINE, Node, Outline, more
+from mvae.checkpoint.formats.detect import Format
 from mvae.checkpoint.pickled.limits import collector_held_off
 from mvae.text import printable, size
 
@@ -154,6 +155,9 @@ def _refused(safety: Safety, everything: bool) -> list[Node]:
     if safety.allow_list and all(map(_is_entry, safety.allow_list)):
         names = ", ".join(safety.allow_list)  # whole: it is there to be copied
         found.append(Node("If you trust whoever made it:", f"torch.serialization.add_safe_globals([{names}])"))
+    if not safety.system and file.format in (Format.ZIP, Format.LEGACY):
+        cure = "`mvae plain FILE -o OUT` writes it again in plain values, or names what has no plain form."
+        found.append(Node("In any case:", cure))
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from mvae.checkpoint.files.source import Record, Source
 from mvae.checkpoint.pickled import dtypes
+from mvae.checkpoint.pickled.limits import KeyGuard
 from mvae.checkpoint.pickled.meaning import class_name, keeps_an_interpolation, meaning
 from mvae.checkpoint.pickled.values import (
     Blob,
@@ -186,18 +187,18 @@ class Plain:
     def _keys(self, path: Path, keys: Iterable[Any]) -> list[Hashable]:
         """Plain keys for these. Two that differ stay two."""
         keys = list(keys)
-        taken: dict[Hashable, int] = {key: 1 for key in keys if _is_plain_key(key)}
-        found: list[Hashable] = []
-        for key in keys:
-            plain = key
-            if not _is_plain_key(key):
-                plain = hashable(key)
-                taken[plain] = times = taken.get(plain, 0) + 1
-                plain = plain if times == 1 else f"{plain} ({times})"
-            if plain is not key and not (isinstance(key, tuple) and plain == key):
-                self._note((*path, plain), f"under a key that was {class_of(key)}", plain)
-            found.append(plain)
-        return found
+        plain = [key if _is_plain_key(key) else hashable(key) for key in keys]
+        KeyGuard().check(None, plain)
+        taken = dict.fromkeys((key for key in keys if _is_plain_key(key)), 1)
+        for place, key in enumerate(keys):
+            if _is_plain_key(key):
+                continue
+            new = plain[place]
+            taken[new] = times = taken.get(new, 0) + 1
+            plain[place] = new if times == 1 else f"{new} ({times})"
+            if new is not key and not (isinstance(key, tuple) and new == key):
+                self._note((*path, plain[place]), f"under a key that was {class_of(key)}", plain[place])
+        return plain
 
 
 _CLOSE = object()

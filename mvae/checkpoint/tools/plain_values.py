@@ -64,8 +64,21 @@ class PlainCopy:
         return vars(self) | {"complete": self.complete, "replaced": replaced, "notes": self.notes}
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, everything: bool = False) -> str:
+        """The report for people.
+
+        Args:
+            everything: name each value that was replaced, however many there are.
+        """
+        telling = [found for found in self.replaced if found.lost or found.note]
+        others = [found for found in self.replaced if not (found.lost or found.note)]
+        shown = others if everything else others[:_FEW]
         lines = [f"{printable(self.out)}: {size(self.size)}, torch.load(weights_only=True) takes it"]
-        lines += [f"  {replaced}" for replaced in self.replaced]
+        lines += [f"  {found}" for found in (*telling, *shown)]
+        if len(shown) < len(others):
+            lines.append(f"  … and {len(others) - len(shown):,} more; --all names them")
         if not self.replaced:
             lines.append("  nothing had to be replaced: all values were plain already")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])

@@ -157,8 +157,9 @@ def read_with_torch(path: Path, weights_only: bool) -> dict[str, Any]:
             ) from None
         if weights_only and "weights" in str(error).lower() and "only" in str(error).lower():
             raise CheckpointError(
-                f"torch.load(weights_only=True) refuses {path.name}: {_refused(error)} See what it would import "
-                "with `mvae inspect`; pass weights_only=False only if you made the file yourself."
+                f"torch.load(weights_only=True) refuses {path.name}: {_refused(error)} `mvae plain "
+                "FILE -o OUT` writes it again in plain values, or names what has no plain form; `mvae inspect` shows "
+                "what it would import. Pass weights_only=False only if you made the file yourself."
             ) from None
         raise CheckpointError(
             f"{path.name} is not a checkpoint that PyTorch can read: {_first_lines(error)} Expected a file that "

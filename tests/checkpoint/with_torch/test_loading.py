@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mvae import CheckpointError, FitResult, InteractionsDataModule, MultiVAE, load
+from mvae.checkpoint import plain
 from mvae.errors import CheckpointNotFoundError
 from mvae.metrics import mask_seen
 
@@ -250,6 +251,13 @@ class Trap:
 
     def __reduce__(self) -> tuple:
         return os.mkdir, (str(self.folder),)
+
+
+def test_the_cure_that_a_refusal_names_works(saved: Callable, good: dict, tmp_path: Path) -> None:
+    path = saved(good | {"where": tmp_path})
+    assert "`mvae plain FILE -o OUT`" in refusal(path)
+    plain(path, tmp_path / "plain.ckpt")
+    assert load(tmp_path / "plain.ckpt").vocabulary == load(path, weights_only=False).vocabulary
 
 
 def test_a_file_that_would_run_code_is_refused_and_nothing_runs(saved: Callable, good: dict, tmp_path: Path) -> None:
