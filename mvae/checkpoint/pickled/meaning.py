@@ -55,14 +55,6 @@ def class_name(cls: Any) -> str:
     return "the result of a call"
 
 
-def keeps_an_interpolation(value: Any) -> bool:
-    """True for a value of OmegaConf's that refers to one that is not in the file."""
-    if not isinstance(value, Object) or not class_name(value.cls).startswith("omegaconf."):
-        return False
-    found = meaning(value)
-    return isinstance(found, str) and "${" in found
-
-
 def _numpy_text(value: NumpyScalar) -> Any:
     """A `numpy.str_`, which numpy writes as four bytes a letter; other bytes stay bytes."""
     order = "utf-32-be" if value.dtype.code.startswith(">") else "utf-32-le"
@@ -118,6 +110,8 @@ def _looked_up(key: str, node: Object, lookups: list[int]) -> Any:
             where = parent
         elif up:
             return _ABSENT
+        else:
+            break
     for part in parts:
         content = _omegaconf(where, lookups)
         if isinstance(content, Object):  # `${…}` for a whole configuration

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from mvae.checkpoint.files.source import Record, Source
 from mvae.checkpoint.pickled import dtypes
 from mvae.checkpoint.pickled.limits import KeyGuard
-from mvae.checkpoint.pickled.meaning import class_name, keeps_an_interpolation, meaning
+from mvae.checkpoint.pickled.meaning import class_name, meaning
 from mvae.checkpoint.pickled.values import (
     Blob,
     Global,
@@ -162,8 +162,8 @@ class Plain:
             new = set(self._keys(path, new))
         if new is value:
             return None
-        note = "it refers to a value that is not in the file" if keeps_an_interpolation(value) else ""
-        return _Change(value, new, was, lost, note)
+        refers = was.startswith("omegaconf.") and isinstance(new, str) and "${" in new
+        return _Change(value, new, was, lost, "it refers to a value that is not in the file" if refers else "")
 
     def _entries(self, path: Path, value: dict[Any, Any], unchanged: dict[Any, Any]) -> dict[Any, Any]:
         """The entries whose values are kept, under plain keys."""
