@@ -240,8 +240,7 @@ class Unpickler:
         elif type(target) is ObjectDict:
             _use(target, "filled")
         self.charge(100 * len(keys))
-        self.guard.check(target, keys)
-        target.update(zip(keys, values, strict=True))
+        self.guard.fill(target, keys, values)
 
     def extend(self, items: list[Any]) -> None:
         """Append items to the list, or whatever stands for one, on top of the stack."""
@@ -280,7 +279,10 @@ def _call(u: Unpickler, function: Any, args: Any) -> Any:
     if type(function) is Global and type(args) is tuple:
         if function.builder is not None:
             u.charge(8 * len(args) + sum(map(_cost, args)))
-            u.guard.check(None, rebuild.hashed(function, args))
+            made = rebuild.filled(function, args)
+            if made is not None:
+                u.guard.fill(*made)
+                return frozenset(made[1]) if function.name == "frozenset" else made[0]
         elif str(function) in FOLLOWED:
             u.trace.calls.append((function, args))
     return rebuild.call(function, args)
@@ -618,7 +620,7 @@ def _dict(u: Unpickler) -> None:
 def _frozenset(u: Unpickler) -> None:
     items = u.pop_mark()
     u.charge(_CONTAINER + 100 * len(items))
-    u.guard.check(None, items)
+    u.guard.fill(set(), items)  # as costly as what follows
     u.stack.append(frozenset(items))
 
 
@@ -652,8 +654,7 @@ def _additems(u: Unpickler) -> None:
         u.extend(items)
     elif type(target) is set:
         u.charge(100 * len(items))
-        u.guard.check(target, items)
-        target.update(items)
+        u.guard.fill(target, items)
     else:
         raise u.error(f"adds to a {type(target).__name__}")
 

@@ -50,14 +50,18 @@ def call(function: Any, args: Any) -> Any:
     return Object(function, args)
 
 
-def hashed(function: Global, args: tuple[Any, ...]) -> list[Any]:
-    """The values that such a call makes keys or members, for `KeyGuard`."""
-    if function.builder not in (_dict, _set) or len(args) != 1:
-        return []
-    items = args[0]
-    if function.builder is _dict and isinstance(items, (list, tuple)):
-        return [pair[0] for pair in items if type(pair) in (list, tuple) and pair]
-    return list(items) if isinstance(items, (dict, list, tuple, set, frozenset)) else []
+def filled(function: Global, args: tuple[Any, ...]) -> tuple[Any, list[Any], list[Any] | None] | None:
+    """An empty dict or set and what the call puts into it, for `KeyGuard` to do; None for any other call."""
+    items = args[0] if len(args) == 1 else None
+    if function in DICTS and function.name != "defaultdict":
+        if isinstance(items, dict):
+            return ObjectDict(function), list(items), list(items.values())
+        pairs = items if function.name == "OrderedDict" and type(items) in (list, tuple) else None
+        if pairs and all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs):
+            return ObjectDict(function), [key for key, _ in pairs], [value for _, value in pairs]
+    if function.builder is _set and isinstance(items, (list, tuple, set, frozenset)):
+        return set(), list(items), None
+    return None
 
 
 def new(cls: Any, args: Any, kwargs: Any = None) -> Any:
@@ -259,24 +263,16 @@ def set_numpy_state(target: NumpyArray | NumpyDtype, state: Any) -> bool:
 
 
 def _dict(cls: Global, args: tuple[Any, ...]) -> ObjectDict:
-    """OrderedDict(), OrderedDict([[key, value], …]), Counter({…}), defaultdict(factory)."""
-    if cls.name == "defaultdict":
-        return ObjectDict(cls, args)
-    if len(args) > 1 or (args and not (type(args[0]) is dict or cls.name == "OrderedDict")):
+    """OrderedDict(), Counter(), defaultdict(factory); for those with something in them see `filled`."""
+    if args and cls.name != "defaultdict":
         raise TypeError("not a dict")
-    if args and not isinstance(args[0], dict) and not all(type(pair) in (list, tuple) for pair in args[0]):
-        raise TypeError("not pairs")
-    found = ObjectDict(cls)
-    if args:
-        found.update(args[0])
-    return found
+    return ObjectDict(cls, args)
 
 
 def _set(cls: Global, args: tuple[Any, ...]) -> set[Any] | frozenset[Any]:
-    items = args[0] if args else []
-    if len(args) > 1 or not isinstance(items, (list, tuple, set, frozenset)):
+    if args:
         raise TypeError("not a set")
-    return frozenset(items) if cls.name == "frozenset" else set(items)
+    return frozenset() if cls.name == "frozenset" else set()
 
 
 def _encode(_: Global, args: tuple[Any, ...]) -> bytes | Blob:
