@@ -165,9 +165,11 @@ def _by_its_form(full: str, top: str, walked: list[str]) -> str | None:
         return "reaches into the inside of an object, and so everything"
     if last in _ANYWHERE or _MODULES & {part.lstrip("_") for part in walked}:
         return f"is, by its last name, one that runs code or opens files ('{last}')"
+    if _DATA.match(full):
+        return None
     if any(_NOT_A_CLASS.match(part) for part in walked[:-1]):
         return "walks through attributes of a module to something that the file does not name"
-    if len(walked) > 1 and _NOT_A_CLASS.match(last) and (own or top == "torch") and not _DATA.match(full):
+    if len(walked) > 1 and _NOT_A_CLASS.match(last) and (own or top == "torch"):
         return "is a method of a class of Python's or PyTorch's own, which can do whatever that class can"
     if own and full not in _HARMLESS and ((top.startswith("_") and top not in _HARMLESS) or re.match("_[a-z]", last)):
         return "is a private part of Python, which no honest file names"
