@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from mvae.checkpoint.report.report import Report
-    from mvae.checkpoint.report.safety import Refusal, Safety
+    from mvae.checkpoint.report.safety import Refusal
 
 STYLES = {
     "title": "bold",
@@ -138,12 +138,13 @@ def _verdict(file: Report, everything: bool) -> list[Node]:
         known = f"it imports {len(safety.taken)} names, all of them known."
         found.append(Node(f"torch.load(weights_only=True) takes it; {known}"))
     else:
-        found += _refused(safety, everything)
+        found += _refused(file, everything)
     found += [Node(printable(other.name, 80), printable(other.reason)) for other in safety.beside if not other.system]
     return found + [Node("not looked into:", printable(sentence), "foreign") for sentence in safety.unseen]
 
 
-def _refused(safety: Safety, everything: bool) -> list[Node]:
+def _refused(file: Report, everything: bool) -> list[Node]:
+    safety = file.safety
     rest = _by_reason([refusal for refusal in safety.refused if not refusal.system], everything)
     if any(refusal.system for refusal in safety.refused):
         rest.append(Node("the names above, marked DANGER", style="danger"))
