@@ -288,8 +288,8 @@ def test_getattr_is_followed_to_where_it_leads(call: bytes) -> None:
 
 
 def test_the_memo_is_numbered_as_python_numbers_it() -> None:
-    """MEMOIZE counts what is in the memo, not the highest place in it, or a file would show one value and load another."""
     """MEMOIZE counts what is in the memo, not the highest place in it; else a file shows one value, loads another."""
+    raw = b"\x80\x04K\x01r\x07\x00\x00\x00K\x02\x94(h\x01h\x07t."
     assert inspect(raw).tree == pickle.loads(raw) == (2, 1)
 
 
