@@ -25,6 +25,16 @@ def size(count: int) -> str:
     return f"{count:,} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
+def many(count: int, thing: str, things: str = "") -> str:
+    """`1 step`, `2,000 steps`."""
+    return f"{count:,} {thing if count == 1 else things or thing + 's'}"
+
+
+def dotted(path: tuple[Any, ...]) -> str:
+    """A path in a tree as people write it."""
+    return ".".join(map(str, path))
+
+
 def jsonable(value: Any, depth: int = 8) -> Any:
     """The value as JSON can hold it. What JSON has no word for, such as infinity or a placeholder, comes as text."""
     if value is None or isinstance(value, bool):

@@ -18,7 +18,7 @@ WRONG_DOORS = {
     "files/source.py": "from mvae.checkpoint.pickled import dtypes",
     "pickled/machine.py": "from mvae.checkpoint.formats import contents",
     "formats/reading.py": "from mvae.checkpoint.report import report",
-    "report/facts.py": "from mvae.checkpoint.drawing import outline",
+    "report/facts/__init__.py": "from mvae.checkpoint.drawing import outline",
     "drawing/outline.py": "from mvae.checkpoint import inspection",
     "tools/latest.py": "from mvae.checkpoint.with_torch import loading",
     "tools/verifying.py": "import torch",

@@ -74,18 +74,20 @@ class Sections:
         return self.place(path) in self._optimizers
 
 
-def byte_budget(contents: Contents, found: Iterable[tuple[Path, Tensor | Storage]]) -> dict[str, int]:
+def byte_budget(
+    contents: Contents, found: Iterable[tuple[Path, Tensor | Storage]], sections: Sections
+) -> dict[str, int]:
     """Heading → bytes, largest first; the bytes sum to `contents.size`.
 
     Args:
         contents: the file.
         found: every tensor and storage in it, with its path, in order.
+        sections: what each of them belongs to.
 
     Raises:
         CheckpointError: pieces of the file overlap, so that no such sum exists.
     """
     budget: dict[str, int] = {}
-    sections = Sections(contents)
     counted: set[int] = set()
 
     def count(section: str, size: int) -> None:

@@ -125,6 +125,8 @@ class Copy:
 
 def second_copy(weights: Mapping[str, Tensor]) -> Copy | None:
     """The averaged copy of the model that is among its weights, as trainers keep one; None if there is none."""
+    if not any(map(_COPIED.search, {name.partition(".")[0] for name in weights})):
+        return None
     groups: dict[str, dict[str, Tensor]] = {"": {}}
     for name, tensor in weights.items():
         first, _, rest = name.partition(".")

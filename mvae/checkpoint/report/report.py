@@ -10,7 +10,7 @@ from mvae.checkpoint.formats.detect import Format
 from mvae.checkpoint.pickled.limits import collector_held_off
 from mvae.checkpoint.pickled.values import Storage, Tensor
 from mvae.checkpoint.pickled.walk import Path, walk
-from mvae.checkpoint.report.byte_budget import byte_budget
+from mvae.checkpoint.report.byte_budget import Sections, byte_budget
 from mvae.checkpoint.report.entries import TensorEntry
 from mvae.checkpoint.report.facts import Fact, derive
 from mvae.checkpoint.report.safety import Safety, judge
@@ -129,15 +129,20 @@ class Report:
         return found
 
     @cached_property
+    def sections(self) -> Sections:
+        """Which tensors are the weights, which an optimizer's, and what the others belong to."""
+        return Sections(self.contents)
+
+    @cached_property
     def bytes(self) -> dict[str, int]:
         """Heading → bytes of the file, largest first; the sum is `size`. See `mvae.checkpoint.report.byte_budget`."""
-        return byte_budget(self.contents, self._found)
+        return byte_budget(self.contents, self._found, self.sections)
 
     @cached_property
     def facts(self) -> list[Fact]:
         """What follows about the run, each with the values it follows from."""
         with collector_held_off():
-            return derive(self.contents, self.tensors, self.batch_size)
+            return derive(self.contents, self.tensors, self.sections, self.batch_size)
 
     @cached_property
     def safety(self) -> Safety:

@@ -10,7 +10,6 @@ from typing import Any
 from mvae.checkpoint.formats.stream import Progress
 from mvae.checkpoint.inspection import CheckpointFile
 from mvae.checkpoint.pickled.values import Tensor
-from mvae.checkpoint.report.byte_budget import Sections
 from mvae.checkpoint.report.entries import TensorEntry
 from mvae.checkpoint.tools.amounts import Amount, measure
 from mvae.checkpoint.tools.value_changes import ValueChange
@@ -157,7 +156,7 @@ def _pattern(prefix: str) -> str:
 def _by_section(found: Difference) -> Iterator[str]:
     """The tensors under the headings of the byte budget: weights, each of the optimizer's moments."""
     paths = {entry.name: entry.path for entry in found.a.tensors}
-    headings = Sections(found.a.contents)
+    headings = found.a.sections
     changed: dict[str, list[TensorChange]] = {}
     for change in found.changed:
         changed.setdefault(headings.of(paths[change.name]), []).append(change)

@@ -27,10 +27,9 @@ from mvae.checkpoint.pickled.writer import Pickler, Replaced, Stored
 from mvae.checkpoint.report.finding import find_weights, other_weights
 from mvae.checkpoint.report.names import own_names, renaming
 from mvae.checkpoint.report.optimizers import is_optimizer_state
-from mvae.checkpoint.report.run import dotted
 from mvae.checkpoint.report.weights import TRAINING_KEYS, Weights
 from mvae.errors import CheckpointError
-from mvae.text import printable, size
+from mvae.text import dotted, printable, size
 
 FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt"}
 """Ending of the file to write → its format."""

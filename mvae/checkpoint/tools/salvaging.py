@@ -22,11 +22,10 @@ from mvae.checkpoint.pickled.writer import Pickler, Replaced
 from mvae.checkpoint.report.byte_budget import Sections
 from mvae.checkpoint.report.entries import TensorEntry
 from mvae.checkpoint.report.report import Report
-from mvae.checkpoint.report.run import dotted, many
 from mvae.checkpoint.report.weights import is_buffer
 from mvae.checkpoint.tools.remains import Remains, find_remains, nothing
 from mvae.errors import CheckpointError
-from mvae.text import printable, size
+from mvae.text import dotted, many, printable, size
 
 
 class Lost(NamedTuple):
@@ -181,8 +180,8 @@ def storages_of(value: Tensor | Storage) -> list[Storage]:
 
 def _sort(found: Salvage, remains: Remains) -> None:
     """Which tensors are kept, which are lost, and how many of each kind."""
-    headings = Sections(remains.contents)
-    entries = Report(remains.contents).tensors
+    report = Report(remains.contents)
+    headings, entries = report.sections, report.tensors
     why = {entry.name: _why_lost(entry, remains) for entry in entries}
     lost = [entry.path for entry in entries if why[entry.name]]
     halves = _leave_halves_out(remains.contents.tree, headings, lost)

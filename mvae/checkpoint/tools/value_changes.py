@@ -11,9 +11,8 @@ from typing import Any
 from mvae.checkpoint.pickled.plain import class_of, hashable
 from mvae.checkpoint.pickled.values import Blob, Global, NumpyArray, NumpyDtype, NumpyScalar, Object, Storage, Tensor
 from mvae.checkpoint.pickled.walk import Path, children, count, is_leaf, walk
-from mvae.checkpoint.report.run import dotted
 from mvae.errors import CheckpointError
-from mvae.text import jsonable, printable
+from mvae.text import dotted, jsonable, printable
 
 MAX_ENTRIES = 20
 """A dict of plain values in which more entries than this differ is given as one change. A list always is."""

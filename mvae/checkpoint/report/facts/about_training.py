@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from mvae.checkpoint.report.run import BATCHES, Fact, Run, dotted, many, plain
+from mvae.checkpoint.report.facts.run import BATCHES, Fact, Run, plain
+from mvae.text import dotted, many
 
 # --- how long
 

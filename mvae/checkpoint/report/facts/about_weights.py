@@ -9,11 +9,12 @@ from mvae.checkpoint.formats.detect import Format
 from mvae.checkpoint.pickled.values import Object, Storage, Tensor
 from mvae.checkpoint.pickled.walk import Path, walk
 from mvae.checkpoint.report.entries import byte_span
+from mvae.checkpoint.report.facts.run import Fact, Run
 from mvae.checkpoint.report.finding import candidates, find_weights, other_weights
 from mvae.checkpoint.report.names import ANYWHERE, LEADING, second_copy, wrappers
-from mvae.checkpoint.report.run import Fact, Run, many
 from mvae.checkpoint.report.weights import TRAINING_KEYS, Weights
 from mvae.errors import CheckpointError
+from mvae.text import many
 
 
 def contents(run: Run) -> Iterator[Fact]:

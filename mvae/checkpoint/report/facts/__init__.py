@@ -9,40 +9,44 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from mvae.checkpoint.formats.contents import Contents
-from mvae.checkpoint.report import facts_about_resuming, facts_about_training, facts_about_weights
+from mvae.checkpoint.report.byte_budget import Sections
 from mvae.checkpoint.report.entries import TensorEntry
-from mvae.checkpoint.report.run import Fact as Fact
-from mvae.checkpoint.report.run import Run
+from mvae.checkpoint.report.facts import about_resuming, about_training, about_weights
+from mvae.checkpoint.report.facts.run import Fact as Fact
+from mvae.checkpoint.report.facts.run import Run
 
 RULES: list[Callable[[Run], Iterator[Fact]]] = [
-    facts_about_weights.contents,
-    facts_about_weights.parameters,
-    facts_about_resuming.optimizer,
-    facts_about_weights.precision,
-    facts_about_training.steps_per_epoch,
-    facts_about_training.training_examples,
-    facts_about_training.learning_rate,
-    facts_about_training.kl_annealing,
-    facts_about_training.best,
-    facts_about_training.early_stopping,
-    facts_about_weights.wrapped,
-    facts_about_weights.copies,
-    facts_about_weights.oversized,
-    facts_about_resuming.beyond_lightning,
-    facts_about_resuming.resuming,
+    about_weights.contents,
+    about_weights.parameters,
+    about_resuming.optimizer,
+    about_weights.precision,
+    about_training.steps_per_epoch,
+    about_training.training_examples,
+    about_training.learning_rate,
+    about_training.kl_annealing,
+    about_training.best,
+    about_training.early_stopping,
+    about_weights.wrapped,
+    about_weights.copies,
+    about_weights.oversized,
+    about_resuming.beyond_lightning,
+    about_resuming.resuming,
 ]
 
 
-def derive(contents: Contents, tensors: list[TensorEntry], batch_size: int | None = None) -> list[Fact]:
+def derive(
+    contents: Contents, tensors: list[TensorEntry], sections: Sections, batch_size: int | None = None
+) -> list[Fact]:
     """Every fact that follows from a checkpoint.
 
     Args:
         contents: the checkpoint.
         tensors: those in it.
+        sections: what each of them belongs to.
         batch_size: of the training, if the file does not say.
     """
     facts: list[Fact] = []
-    run = Run(contents, tensors, batch_size)
+    run = Run(contents, tensors, sections, batch_size)
     for rule in RULES:
         try:
             facts.extend(rule(run))

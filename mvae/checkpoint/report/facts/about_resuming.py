@@ -11,8 +11,9 @@ from typing import Any
 
 from mvae.checkpoint.pickled.walk import Path, walk
 from mvae.checkpoint.report import optimizers
-from mvae.checkpoint.report.facts_about_weights import distinct
-from mvae.checkpoint.report.run import FIT, Fact, Run, dotted, many
+from mvae.checkpoint.report.facts.about_weights import distinct
+from mvae.checkpoint.report.facts.run import FIT, Fact, Run
+from mvae.text import dotted, many
 
 _GENERATOR_BYTES = 5056
 """Bytes of the state of PyTorch's CPU generator, as `torch.get_rng_state()` gives it."""

@@ -54,13 +54,15 @@ class Run:
         sections: which tensor is what.
     """
 
-    def __init__(self, contents: Contents, tensors: list[TensorEntry], batch_size: int | None) -> None:
+    def __init__(
+        self, contents: Contents, tensors: list[TensorEntry], sections: Sections, batch_size: int | None
+    ) -> None:
         self.file = contents
         self.tensors = tensors
         self.batch_size = batch_size
         self.tree: dict[Any, Any] = contents.tree if isinstance(contents.tree, dict) else {}
         self.optimizers = list(optimizers.optimizer_states(self.tree))
-        self.sections = Sections(contents)
+        self.sections = sections
 
     @property
     def is_lightning(self) -> bool:
@@ -131,13 +133,3 @@ def plain(value: Any) -> Any:
         except CheckpointError:
             return value
     return meaning(value)
-
-
-def many(count: int, thing: str, things: str = "") -> str:
-    """`1 step`, `2,000 steps`."""
-    return f"{count:,} {thing if count == 1 else things or thing + 's'}"
-
-
-def dotted(path: tuple[Any, ...]) -> str:
-    """A path as people write it."""
-    return ".".join(map(str, path))
