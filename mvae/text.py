@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 
@@ -33,6 +34,19 @@ def many(count: int, thing: str, things: str = "") -> str:
 def dotted(path: tuple[Any, ...]) -> str:
     """A path in a tree as people write it."""
     return ".".join(map(str, path))
+
+
+def as_json(value: Any) -> Any:
+    """A result as JSON holds it: a dataclass or a named tuple by its fields, but those with `repr=False`."""
+    if is_dataclass(value):
+        return {part.name: as_json(getattr(value, part.name)) for part in fields(value) if part.repr}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return value.to_dict() if hasattr(value, "to_dict") else as_json(value._asdict())
+    if isinstance(value, dict):
+        return {str(key): as_json(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(part) for part in value]
+    return jsonable(value)
 
 
 def jsonable(value: Any, depth: int = 8) -> Any:

@@ -10,12 +10,11 @@ if TYPE_CHECKING:
     from mvae.checkpoint.report.report import Report
 
 
-def byte_budget_figure(file: Report, ax: Any = None, limit: int = 10) -> Any:
+def byte_budget_figure(file: Report, limit: int = 10) -> Any:
     """Where the bytes of a checkpoint are: one bar for each heading, longest first.
 
     Args:
         file: the checkpoint.
-        ax: the matplotlib axes to draw on; a new figure if None.
         limit: headings that get a bar of their own; the small ones share the last.
 
     Returns:
@@ -27,8 +26,7 @@ def byte_budget_figure(file: Report, ax: Any = None, limit: int = 10) -> Any:
     if len(items) > limit:
         rest = items[limit - 1 :]
         items = [*items[: limit - 1], (f"{len(rest)} others", sum(count for _, count in rest))]
-    if ax is None:
-        _, ax = pyplot.subplots(figsize=(8, 0.4 * len(items) + 1.2), layout="constrained")
+    _, ax = pyplot.subplots(figsize=(8, 0.4 * len(items) + 1.2), layout="constrained")
     names = [printable(name, 40).replace("$", r"\$") for name, _ in items]
     bars = ax.barh(names, [count / 1e6 for _, count in items], color="0.45")
     ax.bar_label(bars, [f"{size(count)}  {count / file.size:.1%}" for _, count in items], padding=4)

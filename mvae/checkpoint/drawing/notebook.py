@@ -16,6 +16,8 @@ from mvae.text import printable, size
 if TYPE_CHECKING:
     from mvae.checkpoint.report.report import Report
 
+_DEPTH = 5
+"""Levels of the tree that can be unfolded."""
 _STYLE = """
 .mvae-ckpt{font:13px/1.5 ui-monospace,Menlo,Consolas,monospace;color:inherit}
 .mvae-ckpt details,.mvae-ckpt .leaf{margin-left:1.2em}
@@ -30,11 +32,11 @@ _STYLE = """
 """
 
 
-def page(file: Report, depth: int = 5) -> str:
+def page(file: Report) -> str:
     """The checkpoint as HTML: its tree, where its bytes are, what follows, and whether it is safe."""
     head = f"<b>{_safe(file.path)}</b> <span class=v>{_safe(str(file.format))}, {size(file.size)}</span>"
     parts = [f"<style>{_STYLE}</style><div class=mvae-ckpt><div class=leaf>{head}</div>"]
-    parts += [_node(node) for node in Outline(file, depth).nodes()]
+    parts += [_node(node) for node in Outline(file, _DEPTH).nodes()]
     parts.append(_details("<b>where the bytes are</b>", _bytes(file)))
     if file.facts:
         facts = "".join(map(_node, fact_nodes(file)))

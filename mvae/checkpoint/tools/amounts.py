@@ -9,7 +9,6 @@ from typing import Any
 from mvae.checkpoint.formats.stream import BLOCK, Progress, Stream
 from mvae.checkpoint.pickled import dtypes
 from mvae.checkpoint.pickled.values import Tensor
-from mvae.text import jsonable
 
 
 @dataclass
@@ -32,10 +31,6 @@ class Amount:
     not_finite: int = 0
     before: Any = None
     after: Any = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The attributes, as JSON takes them."""
-        return {name: jsonable(value) for name, value in vars(self).items()}
 
 
 def measure(a: Tensor, b: Tensor, progress: Progress | None = None) -> Amount | None:

@@ -13,7 +13,7 @@ from mvae.checkpoint.pickled.values import Tensor
 from mvae.checkpoint.report.entries import TensorEntry
 from mvae.checkpoint.tools.amounts import Amount, measure
 from mvae.checkpoint.tools.value_changes import ValueChange
-from mvae.text import printable
+from mvae.text import as_json, printable
 
 _LIMIT = 16
 """Lines under one heading; the rest is counted."""
@@ -50,7 +50,7 @@ class TensorChange:
             "name": self.name,
             "dtype": [self.a.dtype, self.b.dtype],
             "shape": [list(self.a.shape), list(self.b.shape)],
-            "amount": self.amount.to_dict() if self.amount is not None else None,
+            "amount": as_json(self.amount),
         }
 
 

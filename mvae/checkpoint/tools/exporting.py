@@ -29,7 +29,7 @@ from mvae.checkpoint.report.names import own_names, renaming
 from mvae.checkpoint.report.optimizers import is_optimizer_state
 from mvae.checkpoint.report.weights import TRAINING_KEYS, Weights
 from mvae.errors import CheckpointError
-from mvae.text import dotted, printable, size
+from mvae.text import as_json, dotted, printable, size
 
 FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt"}
 """Ending of the file to write → its format."""
@@ -66,7 +66,8 @@ class Export:
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes, as JSON takes them."""
-        return vars(self) | {"replaced": [replaced.to_dict() for replaced in self.replaced]}
+        found: dict[str, Any] = as_json(self)
+        return found
 
     def __str__(self) -> str:
         count = len(self.tensors)

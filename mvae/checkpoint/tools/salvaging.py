@@ -25,7 +25,7 @@ from mvae.checkpoint.report.report import Report
 from mvae.checkpoint.report.weights import is_buffer
 from mvae.checkpoint.tools.remains import Remains, find_remains, nothing
 from mvae.errors import CheckpointError
-from mvae.text import dotted, many, printable, size
+from mvae.text import as_json, dotted, many, printable, size
 
 
 class Lost(NamedTuple):
@@ -68,7 +68,7 @@ class Salvage:
     replaced: list[Replaced] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     sections: dict[str, tuple[int, int]] = field(default_factory=dict)
-    places: dict[str, int] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict, repr=False)
     consequence: str = ""
 
     @property
@@ -77,20 +77,8 @@ class Salvage:
         return not self.lost
 
     def to_dict(self) -> dict[str, Any]:
-        """The attributes, as JSON takes them."""
-        return {
-            "path": self.path,
-            "out": self.out,
-            "size": self.size,
-            "complete": self.complete,
-            "kept": self.kept,
-            "lost": [lost._asdict() for lost in self.lost],
-            "unchecked": self.unchecked,
-            "replaced": [replaced.to_dict() for replaced in self.replaced],
-            "notes": self.notes,
-            "sections": {heading: list(counts) for heading, counts in self.sections.items()},
-            "consequence": self.consequence,
-        }
+        """The attributes but `places`, and `complete`, as JSON takes them."""
+        return as_json(self) | {"complete": self.complete}
 
     def __str__(self) -> str:
         return self.text()

@@ -17,7 +17,7 @@ from mvae.checkpoint.formats.folders import is_checkpoint_folder
 from mvae.checkpoint.formats.stream import Progress, Stream
 from mvae.checkpoint.inspection import CheckpointFile, inspect
 from mvae.errors import CheckpointError, UnsupportedFileError
-from mvae.text import printable, size
+from mvae.text import as_json, printable, size
 
 _SHOWN = 20
 """Damaged pieces that are listed, and tensors of each."""
@@ -67,17 +67,7 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """path, size, format, ok, checksums, checked, tensors, damage and notes, as JSON takes them."""
-        return {
-            "path": self.path,
-            "size": self.size,
-            "format": self.format,
-            "ok": self.ok,
-            "checksums": self.checksums,
-            "checked": self.checked,
-            "tensors": self.tensors,
-            "damage": [{"where": d.where, "what": d.what, "tensors": d.tensors} for d in self.damage],
-            "notes": self.notes,
-        }
+        return as_json(self) | {"ok": self.ok}
 
     def __str__(self) -> str:
         name = printable(self.path)
