@@ -10,6 +10,7 @@ could differ, the file is refused.
 
 from __future__ import annotations
 
+import re
 import struct
 
 from mvae.checkpoint.files import zip_structures as zs
@@ -20,6 +21,8 @@ _ENCRYPTED, _IS_PATCH = 0x1 | 0x40 | 0x2000, 0x20
 _IS_FOLDER = 0x10
 MAX_MEMBERS = 1 << 19
 _MAX_NAME = 512
+_WHOLE_STORAGE = re.compile(rb"PK\x03\x04.{26}[^/\0]{1,400}/data/\w+.*?PK[\x03\x07]", re.DOTALL)
+_LOOKED_THROUGH = 64 << 20
 _MAX_SMALL = 1024
 _BATCH = 64
 """Headers that are read before the memory they were mapped into is let go."""
@@ -139,7 +142,7 @@ def _find_end(source: Source) -> tuple[zs.End | zs.End64, tuple[int, int]]:
     if end is None:
         raise CheckpointError(
             f"{source.name} starts as a zip file and its directory, which stands at the end, is missing: the "
-            f"file is cut off after {source.size:,} bytes.{SALVAGE}"
+            f"file is cut off after {source.size:,} bytes.{_what_is_left(source)}"
         )
     past = min(source.size, position + zs.END.size + end.comment_length)
     locator = zs.LOCATOR64.read(source.data, position - zs.LOCATOR64.size)
@@ -151,6 +154,17 @@ def _find_end(source: Source) -> tuple[zs.End | zs.End64, tuple[int, int]]:
     if end64 is None or end64.length < zs.END64.size - 12:
         raise CheckpointError(f"{source.name}: the zip's record for large files is not at {locator.at:,}, as it says.")
     return end64, (locator.at, past)
+
+
+def _what_is_left(source: Source) -> str:
+    """A sentence on what can be saved of a file that is cut off: PyTorch writes the pickle first, then the weights."""
+    local = zs.LOCAL.read(source.data, 0)
+    first = bytes(source.data[zs.LOCAL.size :][: local.name_length]) if local is not None else b""
+    if not first.endswith(b"/data.pkl"):
+        return f" It begins with {first[:60]!r}, as no checkpoint of PyTorch does."
+    if _WHOLE_STORAGE.search(source.data[:_LOOKED_THROUGH]):
+        return SALVAGE
+    return " If a tensor is left whole, `mvae salvage` finds it."
 
 
 def _several_parts(source: Source) -> UnsupportedFileError:
