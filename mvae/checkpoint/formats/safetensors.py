@@ -13,8 +13,7 @@ from typing import Any, BinaryIO
 
 from mvae.checkpoint.files.source import Record, Source
 from mvae.checkpoint.formats.contents import Contents
-from mvae.checkpoint.formats.pieces import blocks
-from mvae.checkpoint.formats.stream import Stream
+from mvae.checkpoint.formats.stream import Stream, blocks
 from mvae.checkpoint.pickled.dtypes import ITEMSIZE
 from mvae.checkpoint.pickled.values import Storage, Tensor, contiguous
 from mvae.errors import SALVAGE, CheckpointError

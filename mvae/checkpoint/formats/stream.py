@@ -1,4 +1,4 @@
-"""The bytes of a file in blocks, so that memory stays flat however large the file is.
+"""The bytes of a file in blocks, and the elements of a tensor, so that memory stays flat however large the file is.
 
 Looking at a checkpoint goes through a memory map; going through all of it does not: the pages of a map count as the
 process's memory, and a disk that fails under a map kills the process where `read` raises an error.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
@@ -97,7 +98,7 @@ class Stream:
         if record.method == STORED:
             yield from self.span(record.source, record.offset, record.stored)
         else:
-            yield from _blocks(record.view(), BLOCK)
+            yield from _cut(record.view(), BLOCK)
 
     def crc32(self, record: Record) -> int:
         """The checksum of what a record holds now.
@@ -146,7 +147,7 @@ class Stream:
         elif record.method == STORED:
             blocks = self.span(record.source, record.offset + start, tensor.nbytes, block)
         else:
-            blocks = _blocks(record.view()[start : start + tensor.nbytes], block)
+            blocks = _cut(record.view()[start : start + tensor.nbytes], block)
         return _little(blocks, tensor.dtype, tensor.storage.byteorder)
 
 
@@ -158,7 +159,7 @@ def is_contiguous(tensor: Tensor) -> bool:
     return all(length == 1 or a == b for length, a, b in zip(tensor.shape, tensor.stride, wanted, strict=True))
 
 
-def _blocks(data: memoryview, block: int) -> Iterator[memoryview]:
+def _cut(data: memoryview, block: int) -> Iterator[memoryview]:
     for start in range(0, len(data), block):
         yield data[start : start + block]
 
@@ -182,3 +183,65 @@ def _swapped(block: memoryview, code: str) -> memoryview:
     values.frombytes(block)
     values.byteswap()
     return memoryview(values).cast("B")
+
+
+# --- whole tensors: with their checksums, and those that several processes saved
+
+
+def blocks(stream: Stream, tensor: Tensor) -> Iterator[memoryview]:
+    """The elements as they would lie in a contiguous tensor, least significant byte first.
+
+    Raises:
+        CheckpointError: they are not in the file, or not those that its checksum was made of.
+    """
+    if tensor.kind == "sharded":
+        return joined(tensor)
+    record = tensor.storage.record if tensor.storage is not None else None
+    whole = record is not None and record.size == tensor.nbytes and is_contiguous(tensor)
+    if record is None or not record.crc32 or not whole or (tensor.storage and tensor.storage.byteorder == "big"):
+        return stream.tensor(tensor)
+    return _checked(stream.tensor(tensor), record.name, record.crc32)
+
+
+def _checked(found: Iterator[memoryview], name: str, crc32: int) -> Iterator[memoryview]:
+    crc = 0
+    for block in found:
+        crc = zlib.crc32(block, crc)
+        yield block
+    if crc != crc32:
+        raise CheckpointError(f"'{name}' is damaged: its checksum is wrong. `mvae salvage` leaves it out.")
+
+
+def joined(tensor: Tensor) -> Iterator[memoryview]:
+    """A tensor of the kind `sharded`, put together from its pieces in memory.
+
+    Raises:
+        CheckpointError: the pieces do not make up the tensor.
+    """
+    import numpy
+
+    pieces = [(_slices(span, tensor), part) for span, part in (tensor.parts or {}).items()]
+    covered = sum(part.numel for _, part in pieces)
+    if covered != tensor.numel or any(part.storage is None or part.nbytes > part.storage.nbytes for _, part in pieces):
+        raise CheckpointError(f"a sharded tensor of {tensor.numel:,} elements has pieces with {covered:,}.")
+    whole = numpy.zeros(tensor.shape, f"V{dtypes.ITEMSIZE[tensor.dtype]}")
+    for where, part in pieces:
+        values = part.stored_array()
+        if values.shape != whole[where].shape or values.dtype.itemsize != whole.dtype.itemsize:
+            raise CheckpointError("a sharded tensor has a piece of another shape or type.")
+        whole[where] = values.view(whole.dtype)
+    data = whole.reshape(-1).view(numpy.uint8).data
+    for start in range(0, len(data), BLOCK):
+        yield data[start : start + BLOCK]
+
+
+def _slices(span: str, tensor: Tensor) -> tuple[slice, ...]:
+    """`[0:500, 0:64]` as an index.
+
+    Raises:
+        CheckpointError: it does not lie inside the tensor.
+    """
+    found = [slice(int(first), int(last)) for first, last in re.findall(r"(\d+):(\d+)", span)]
+    if len(found) != len(tensor.shape) or any(s.stop > length for s, length in zip(found, tensor.shape, strict=True)):
+        raise CheckpointError(f"a sharded tensor of shape {list(tensor.shape)} has a piece at {span[:80]}.")
+    return tuple(found)

@@ -18,8 +18,7 @@ from itertools import zip_longest
 from typing import Any
 
 from mvae.checkpoint.files.source import Input, Record
-from mvae.checkpoint.formats.pieces import joined
-from mvae.checkpoint.formats.stream import Progress, Stream, is_contiguous
+from mvae.checkpoint.formats.stream import Progress, Stream, is_contiguous, joined
 from mvae.checkpoint.inspection import CheckpointFile, inspect
 from mvae.checkpoint.pickled.values import Tensor
 from mvae.checkpoint.report.entries import TensorEntry

@@ -15,9 +15,8 @@ from typing import Any, BinaryIO
 
 from mvae.checkpoint.files.source import Input
 from mvae.checkpoint.formats.detect import Format
-from mvae.checkpoint.formats.pieces import blocks
 from mvae.checkpoint.formats.safetensors import write_safetensors
-from mvae.checkpoint.formats.stream import Progress, Stream
+from mvae.checkpoint.formats.stream import Progress, Stream, blocks
 from mvae.checkpoint.formats.zip_writer import Output, output, refuse_to_overwrite, write_checkpoint
 from mvae.checkpoint.inspection import CheckpointFile, inspect
 from mvae.checkpoint.pickled.plain import to_json

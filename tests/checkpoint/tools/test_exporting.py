@@ -240,8 +240,7 @@ def test_a_sharded_folder_becomes_one_file(tmp_path: Path) -> None:
 def test_pieces_are_put_together(tmp_path: Path) -> None:
     whole = torch.arange(24).reshape(6, 4)
     torch.save({"state_dict": {"w": whole, "pieces": [whole[:2], whole[2:, :1], whole[2:, 1:]]}}, tmp_path / "x.ckpt")
-    from mvae.checkpoint.formats.pieces import blocks
-    from mvae.checkpoint.formats.stream import Stream
+    from mvae.checkpoint.formats.stream import Stream, blocks
     from mvae.checkpoint.pickled.values import Tensor
 
     pieces = inspect(tmp_path / "x.ckpt").tree["state_dict"]["pieces"]
