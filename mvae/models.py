@@ -35,7 +35,7 @@ class Kind(NamedTuple):
 
 KINDS = (
     Kind(MultiVAE, InteractionsDataModule, SMALL_DATA),
-    Kind(BERT4Rec, SequencesDataModule, {"num_layers": 1, "lr": 3e-3}),
+    Kind(BERT4Rec, SequencesDataModule, {"num_layers": 1, "lr": 2e-3}),
 )
 
 

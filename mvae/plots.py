@@ -8,7 +8,7 @@ Every figure can be read in grey: what differs in colour differs in line style o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -192,6 +192,60 @@ def ranking(epochs: pd.DataFrame, metric: str = "val_ndcg@100") -> Figure:
     ax.plot(best["epoch"], best[metric], "o", color=ACCENT, label=f"lowest validation loss: epoch {best['epoch']:.0f}")
     ax.legend(frameon=False, loc="lower right")
     return figure
+
+
+def next_item(epochs: pd.DataFrame, baseline: float, metric: str = "val_ndcg@10") -> Figure:
+    """A next-item metric against the epoch, and the same of Popularity as a level line: below it at first, then above.
+
+    Args:
+        epochs: ``result.epochs`` of BERT4Rec.
+        baseline: Popularity's value.
+        metric: which column.
+    """
+    name = metric.removeprefix("val_").replace("ndcg", "NDCG").replace("hr", "HR")
+    figure, ax = _figure(f"{name} of the film that came next", "epoch", f"{name}, validation (0 to 1)")
+    ax.plot(epochs["epoch"], epochs[metric], "o-", color=INK, label="BERT4Rec")
+    ax.axhline(baseline, color=ACCENT, linestyle="--", label="Popularity")
+    ax.set_ylim(bottom=0)
+    ax.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def tensors_side_by_side(models: Mapping[str, tuple[Mapping[str, Tensor], Collection[str]]]) -> Figure:
+    """The share of a model's numbers that each tensor holds, one panel a model; tensors of the items are orange.
+
+    Tensors of less than 1 % share the last bar.
+
+    Args:
+        models: name → (state dict, the names of the tensors that have something for each item).
+    """
+    figure, axes = plt.subplots(1, len(models), figsize=(10, 3.4), sharex=True, layout="constrained")
+    for ax, (name, (state_dict, of_items)) in zip(axes, models.items(), strict=True):
+        sizes = {key: tensor.numel() for key, tensor in state_dict.items()}
+        total = sum(sizes.values())
+        bars = {key: size / total for key, size in sizes.items() if size >= 0.01 * total}
+        small = {key for key in sizes if key not in bars}
+        if small:
+            bars[f"{len(small)} others"] = sum(sizes[key] for key in small) / total
+        share = sum(sizes[key] for key in of_items) / total
+        _label(ax, f"{name}: {share:.0%} belongs to items", "share of the numbers", "")
+        drawn = ax.barh(list(bars), list(bars.values()))
+        for bar, key in zip(drawn, bars, strict=True):
+            of_item = key in of_items
+            bar.set(facecolor=ACCENT if of_item else PALE, edgecolor=INK, hatch="///" if of_item else "")
+        ax.bar_label(drawn, [f" {share:.1%}" for share in bars.values()])
+        ax.invert_yaxis()
+        ax.xaxis.set_major_formatter("{x:.0%}")
+        ax.margins(x=0.2)
+    return figure
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Show a figure with an alternative text, which the exported page carries, and be done with it."""
+    from IPython.display import display
+
+    display(figure, metadata={"image/png": {"alt": alt}})
+    plt.close(figure)
 
 
 def _figure(title: str, x: str, y: str, width: float = 7.5, height: float = 3.2) -> tuple[Figure, Axes]:

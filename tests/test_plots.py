@@ -189,3 +189,33 @@ def test_ranking_marks_the_epoch_that_is_kept(epochs):
     assert y.tolist() == epochs["val_ndcg@100"].tolist()
     assert "epoch 7" in texts(figure)
     assert figure.axes[0].get_ylabel() == "NDCG@100 (0 to 1)"
+
+
+def test_next_item_draws_the_metric_and_the_level_of_popularity(epochs) -> None:
+    epochs["val_ndcg@10"] = 0.01 * epochs["epoch"]
+    figure = plots.next_item(epochs, baseline=0.04)
+    assert line(figure, "BERT4Rec")[1].tolist() == epochs["val_ndcg@10"].tolist()
+    assert set(line(figure, "Popularity")[1]) == {0.04}
+    assert "NDCG@10" in figure.axes[0].get_ylabel()
+
+
+def test_tensors_side_by_side_marks_those_of_the_items_and_folds_the_small_ones() -> None:
+    one = {"items": torch.zeros(80, 1), "net": torch.zeros(19), "a": torch.zeros(1), "b": torch.zeros(0)}
+    two = {"only": torch.zeros(50), "bias": torch.zeros(50)}
+    figure = plots.tensors_side_by_side({"One": (one, {"items"}), "Two": (two, [])})
+    left, right = figure.axes
+    assert [round(bar.get_width(), 4) for bar in left.patches] == [0.8, 0.19, 0.01, 0.0]
+    assert [bool(bar.get_hatch()) for bar in left.patches] == [True, False, False, False]
+    assert [bar.get_width() for bar in right.patches] == [0.5, 0.5]
+    assert len(right.patches) == 2
+    assert "One: 80% belongs to items" in texts(figure)
+    assert "Two: 0% belongs to items" in texts(figure)
+
+
+def test_a_figure_is_shown_with_its_alternative_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple] = []
+    monkeypatch.setattr("IPython.display.display", lambda figure, metadata: shown.append((figure, metadata)))
+    figure = plots.gaussian_kl()
+    plots.show(figure, "two curves")
+    assert shown == [(figure, {"image/png": {"alt": "two curves"}})]
+    assert not plt.fignum_exists(figure.number)

@@ -37,7 +37,7 @@ class SequencesDataModule(VocabularyDataModule):
         interactions: Interactions,
         ratings: pd.DataFrame,
         *,
-        batch_size: int = 64,
+        batch_size: int = 32,
         max_len: int = 50,
         seed: int = 0,
     ) -> None:
