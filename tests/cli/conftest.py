@@ -92,5 +92,5 @@ def checkpoint(ratings_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         with pytest.raises(SystemExit) as ended:
             main()
     assert not ended.value.code
-    (path,) = out.glob("*.ckpt")
+    (path,) = out.glob("multi-vae-*.ckpt")
     return path

@@ -22,7 +22,12 @@ def test_training_on_a_csv_prints_sizes_place_and_table(mvae: Callable, ratings_
     done = mvae("train", "--data", ratings_csv, "--out", tmp_path / "out", "--max-epochs", 2)
     assert done.code == 0
     assert done.err == ""
-    (checkpoint,) = (tmp_path / "out").glob("*.ckpt")
+    (checkpoint,) = (tmp_path / "out").glob("multi-vae-*.ckpt")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "history.csv",
+        checkpoint.name,
+        "newest-epoch=01-step=2.ckpt",
+    ]
     sizes, place, table = done.out.split("\n", 2)
     users = "120 users (66 to train on, 24 for validation, 30 for the test)"
     assert re.fullmatch(re.escape(f"{ratings_csv}: {users}, 40 items, ") + r"1,\d\d\d interactions", sizes)
@@ -41,7 +46,7 @@ def test_the_table_has_the_best_model_first_and_the_numbers_of_evaluate(
     rows = re.findall(r"│ ([\w-]+) +│ +(\d\.\d+) │ +(\d\.\d+) │ +(\d\.\d+) │", done.out)
     assert [row[1] for row in rows] == sorted((row[1] for row in rows), reverse=True)
     datamodule = InteractionsDataModule(Interactions.from_ratings(read_ratings(ratings_csv)), seed=3)
-    (checkpoint,) = tmp_path.glob("*.ckpt")
+    (checkpoint,) = tmp_path.glob("multi-vae-*.ckpt")
     scores = {
         "Mult-VAE": load(checkpoint).model,
         "EASE": EASE().fit(datamodule.train),
@@ -75,13 +80,15 @@ def test_seed_and_patience_reach_fit(
 
     monkeypatch.setattr("mvae.training.fit", noted)
     mvae("train", "--data", ratings_csv, "--out", tmp_path, "--seed", 5, "--patience", 7, "--max-epochs", 9)
-    assert given == {"out": tmp_path, "seed": 5, "patience": 7, "max_epochs": 9}
+    (newest,) = given.pop("callbacks")
+    assert given == {"out": tmp_path, "seed": 5, "patience": 7, "max_epochs": 9, "resume": False, "devices": 1}
+    assert (newest.every, newest.keep, newest.options["seed"]) == ("epoch", 1, 5)
 
 
 def test_the_same_seed_gives_the_same_checkpoint(mvae: Callable, ratings_csv: Path, tmp_path: Path) -> None:
     def name(seed: int, folder: str) -> str:
         mvae("train", "--data", ratings_csv, "--out", tmp_path / folder, "--max-epochs", 1, "--seed", seed)
-        return next((tmp_path / folder).glob("*.ckpt")).name
+        return next((tmp_path / folder).glob("multi-vae-*.ckpt")).name
 
     assert name(1, "a") == name(1, "b") != name(2, "c")
 
@@ -219,7 +226,7 @@ def test_a_run_that_fails_leaves_a_good_checkpoint_alone(
     out = tmp_path / "out"
     mvae("train", "--data", ratings_csv, "--out", out, "--max-epochs", 1)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert len(before) == 2
+    assert len(before) == 3
     bad = tmp_path / "bad.csv"
     bad.write_text(ratings_csv.read_text() + "1,2,good,x\n")
     refused("train", "--data", bad, "--out", out)
