@@ -11,7 +11,6 @@ from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.detect import Format, detect
 from mvae.checkpoint.formats.every_pickle import MAX_PICKLES, every_pickle, is_plausible, try_pickle
 from mvae.checkpoint.formats.foreign import foreign_zip
-from mvae.checkpoint.formats.safetensors import read_safetensors
 from mvae.checkpoint.pickled import dtypes
 from mvae.checkpoint.pickled.limits import DEFAULT_LIMITS, Limits
 from mvae.checkpoint.pickled.machine import Trace, Unpickler
@@ -37,7 +36,7 @@ def _read(source: Source, limits: Limits, contents: Contents, level: int) -> Con
     readers = {
         Format.ZIP: _read_zip,
         Format.LEGACY: _read_legacy,
-        Format.SAFETENSORS: lambda source, contents, _: read_safetensors(source, contents),
+        Format.SAFETENSORS: _read_safetensors,
         Format.PICKLE: _read_pickle,
     }
     with every_pickle(source, contents, limits, level, _read):
@@ -49,6 +48,12 @@ def _read(source: Source, limits: Limits, contents: Contents, level: int) -> Con
             contents.format = Format.PICKLE
         readers[contents.format](source, contents, limits)
     return contents
+
+
+def _read_safetensors(source: Source, contents: Contents, _: Limits) -> Contents:
+    from mvae.checkpoint.formats.safetensors import read_safetensors  # here, as most files are none
+
+    return read_safetensors(source, contents)
 
 
 def make_storage(pid: Any, known: dict[str, Storage]) -> Storage:

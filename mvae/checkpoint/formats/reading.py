@@ -30,5 +30,7 @@ def read(path: Input, limits: Limits = DEFAULT_LIMITS) -> Contents:
         CheckpointError: not a checkpoint, damaged, cut off, or made to do harm; the message says which.
     """
     if not isinstance(path, (bytes, bytearray, memoryview)) and os.path.isdir(path):
+        from mvae.checkpoint.formats.sharded import read_folder  # most files are none
+
         return read_folder(os.fspath(path), limits)
     return read_source(Source.open(path), limits)

@@ -6,9 +6,7 @@ how they write themselves into a pickle.
 
 from __future__ import annotations
 
-import datetime
 import re
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -146,6 +144,8 @@ def _timestamp(value: Object) -> str:
     raw, *zone = value.args
     if not isinstance(raw, bytes) or len(zone) > 1:
         raise TypeError("not a time")
+    import datetime
+
     made = getattr(datetime, value.cls.name)(raw)
     text = str(made.isoformat())
     if zone:
@@ -164,7 +164,15 @@ def _zone(value: Object) -> str:
 
 def _seconds(value: Object) -> float:
     days, seconds, microseconds = value.args
-    return datetime.timedelta(days, seconds, microseconds).total_seconds()
+    from datetime import timedelta
+
+    return timedelta(days, seconds, microseconds).total_seconds()
+
+
+def _uuid(value: Object) -> str:
+    from uuid import UUID  # here, as it takes as long to import as half of this package, and few files hold one
+
+    return str(UUID(int=value.attributes["int"]))
 
 
 def _range(value: Object) -> list[int]:
@@ -196,6 +204,6 @@ _KNOWN: dict[str, Callable[[Object], Any]] = {
     "fractions.Fraction": lambda value: "/".join(map(str, value.args)),
     "functools.partial": _partial,
     "re._compile": lambda value: value.args[0],
-    "uuid.UUID": lambda value: str(uuid.UUID(int=value.attributes["int"])),
+    "uuid.UUID": _uuid,
     "zoneinfo.ZoneInfo._unpickle": lambda value: value.args[0],
 }
