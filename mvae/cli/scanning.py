@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from mvae.errors import CheckpointError
+from mvae.errors import CheckpointError, UnsupportedFileError
 
 ENDINGS = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".safetensors")
 """Of files in a folder that ought to be checkpoints: one that cannot be read is an error, and is not passed over."""
+
+
+PIECES = re.compile(r"^\.metadata$|\.distcp$|\.safetensors\.index\.json$|-\d{5}-of-\d{5}\.safetensors$")
+"""Names of files that make up one checkpoint with the others in their folder."""
+
+DANGERS = ("do not load it", "is a pickle that")
+"""What an error says of a file that would run something before it breaks."""
 
 
 class Found(NamedTuple):
@@ -46,11 +54,11 @@ def scan(names: list[str], look: Callable[[str, bool], int], folders: bool = Tru
         try:
             codes.append(look(path, several))
         except CheckpointError as error:
-            if wanted or "do not load it" in str(error):
-                problems.append(str(error))
-                print(f"mvae: {error}", file=sys.stderr)
-            else:
+            if not wanted and _is_something_else(path, error):
                 skipped += 1
+                continue
+            problems.append(str(error))
+            print(f"mvae: {error}", file=sys.stderr)
     looked = len(files) - skipped
     if not looked:
         raise CheckpointError(f"there is no checkpoint in {', '.join(names)}, only {skipped:,} other files.")
@@ -58,6 +66,13 @@ def scan(names: list[str], look: Callable[[str, bool], int], folders: bool = Tru
         count = f"{looked:,} looked at, {skipped:,} other file{'s'[: skipped != 1]} skipped: no checkpoints."
         print(count, file=sys.stderr if quiet else sys.stdout)
     return 2 if problems else max(codes)
+
+
+def _is_something_else(path: str, error: CheckpointError) -> bool:
+    """True for a file that is no checkpoint and runs nothing, so neither for a damaged one nor for an attack."""
+    if any(words in str(error) for words in DANGERS):
+        return False
+    return isinstance(error, UnsupportedFileError) or os.path.getsize(path) == 0
 
 
 def _files(names: list[str], folders: bool) -> tuple[list[Found], list[str]]:
@@ -71,11 +86,10 @@ def _files(names: list[str], folders: bool) -> tuple[list[Found], list[str]]:
     def inside(top: str) -> Iterator[Found]:
         for folder, below, files in os.walk(top, onerror=unreadable):
             below.sort()
-            shards = {name for name in files if name == ".metadata" or name.endswith(".distcp")}
-            if shards:  # one checkpoint; what else lies beside its pieces is looked at too
+            pieces = {name for name in files if PIECES.search(name)}
+            if pieces:  # one checkpoint; what else lies beside its pieces is looked at too
                 yield Found(folder, True)
-                shards.add("meta.pt")
-            for name in sorted({*files} - shards):
+            for name in sorted({*files} - pieces - ({"meta.pt"} if ".metadata" in pieces else set())):
                 yield Found(os.path.join(folder, name), name.lower().endswith(ENDINGS))
 
     found: list[Found] = []

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint
 from hostile_files import calls, checkpoint
+from safetensors.torch import save_file
 
 from mvae.checkpoint import inspect
 
@@ -84,6 +85,33 @@ def test_a_folder_without_a_checkpoint_is_not_passed_as_fine(refused: Run, tmp_p
     (tmp_path / "notes.txt").write_text("hello")
     assert "no checkpoint in" in refused("verify", tmp_path)
     assert "no checkpoint in" in refused("inspect", "--strict", tmp_path)
+
+
+def test_a_file_under_another_name_is_passed_over_only_if_it_is_something_else(mvae: Run, folder: Path) -> None:
+    for command in (["verify"], ["inspect", "--strict"]):
+        (folder / "report.docx").write_bytes(b"PK\5\6" + bytes(18))
+        done = mvae(*command, folder)
+        assert done.err == ""
+        assert "report.docx" not in done.out
+        (folder / "broken.dat").write_bytes(b"cposix\nsystem\n(S'echo'\ntRoops")
+        done = mvae(*command, folder)
+        assert done.code == 2
+        assert "broken.dat" in done.err
+        assert "posix.system" in done.err
+        (folder / "broken.dat").unlink()
+
+
+def test_a_shard_that_is_missing_shows(mvae: Run, tmp_path: Path) -> None:
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for name, weight in zip(names, "ab", strict=True):
+        save_file({weight: torch.ones(3)}, tmp_path / name)
+    index = {"metadata": {}, "weight_map": dict(zip("ab", names, strict=True))}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    done = mvae("verify", tmp_path)
+    assert (done.code, len(done.out.splitlines())) == (0, 2), "one checkpoint, and that it has no checksums"
+    (tmp_path / names[1]).unlink()
+    assert mvae("verify", tmp_path).code in (1, 2)
+    assert names[1] in "".join(mvae("verify", tmp_path)[1:])
 
 
 def test_one_checkpoint_is_shown_in_full(mvae: Run, folder: Path) -> None:

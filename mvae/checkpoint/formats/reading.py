@@ -14,7 +14,6 @@ import os
 
 from mvae.checkpoint.files.source import Input, Source
 from mvae.checkpoint.formats.contents import Contents
-from mvae.checkpoint.formats.folders import read_folder
 from mvae.checkpoint.formats.one_file import read_source
 from mvae.checkpoint.pickled.limits import DEFAULT_LIMITS, Limits
 
@@ -30,7 +29,7 @@ def read(path: Input, limits: Limits = DEFAULT_LIMITS) -> Contents:
         CheckpointError: not a checkpoint, damaged, cut off, or made to do harm; the message says which.
     """
     if not isinstance(path, (bytes, bytearray, memoryview)) and os.path.isdir(path):
-        from mvae.checkpoint.formats.sharded import read_folder  # most files are none
+        from mvae.checkpoint.formats.folders import read_folder  # here, as most checkpoints are files
 
         return read_folder(os.fspath(path), limits)
     return read_source(Source.open(path), limits)
