@@ -25,7 +25,7 @@ class History(Callback):
 
     Args:
         path: CSV file for the table, written with every checkpoint and when training ends. A resumed run continues
-            the file it finds there: the rows of steps that are taken again go, and steps without a row are named. Of
+            the file it finds there: the rows of steps that are taken again go, and missing ones are warned of. Of
             several processes the first one writes it.
     """
 
@@ -38,7 +38,7 @@ class History(Callback):
         return pd.DataFrame(self.rows)
 
     def on_train_start(self, trainer: L.Trainer, model: L.LightningModule) -> None:
-        if trainer.global_step > 0 and self.path is not None:
+        if trainer.global_step > 0 and self.path is not None and self.path.exists():
             self.rows = _rows(self.path, trainer.global_step)
             missing = trainer.global_step - len(self.rows)
             if missing:
@@ -69,7 +69,9 @@ class History(Callback):
             self._write(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:
-        if not self.rows and self.path is not None:  # a run that had ended already, or never began
+        if (
+            not self.rows and self.path is not None and self.path.exists()
+        ):  # a run that had ended already, or never began
             self.rows = _rows(self.path, trainer.global_step)
         else:
             self._write(trainer)
@@ -86,8 +88,6 @@ class History(Callback):
 
 def _rows(path: Path, steps: int) -> list[dict[str, float]]:
     """The rows of the first so many steps in a table that was written before, to the last bit."""
-    if not path.exists():
-        return []
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]

@@ -19,8 +19,7 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from mvae.callbacks import History, Progress
-from mvae.checkpoint.formats.reading import read
-from mvae.checkpoint.tools.newest import damage_in, find_newest
+from mvae.checkpoint.tools.newest import damage_in, find_newest, resumable
 from mvae.checkpoint.with_torch.newest import Interval, SaveNewest
 from mvae.checkpoint.with_torch.resume import ExactResume
 from mvae.checkpoint.with_torch.saving import DurableCheckpointIO
@@ -184,10 +183,10 @@ def _start(
             )
         path, tree = found.path, found.tree
     else:
-        tree = read(path).tree
-        damage = damage_in(path)
-        if damage:
-            raise CheckpointError(f"{path} cannot be resumed from: {damage}")
+        tree, reason = resumable(path)
+        reason = reason or damage_in(path)
+        if reason:
+            raise CheckpointError(f"{path} cannot be resumed from: {reason}")
     # Lightning compares the weights first, and its message would be about sizes only.
     if vocabulary := find_vocabulary(tree):
         datamodule.load_state_dict(vocabulary[1])

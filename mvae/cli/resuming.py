@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from argparse import Namespace
@@ -33,7 +34,8 @@ def go_on(options: Namespace, given: dict[str, Any]) -> Newest | None:
     """
     where = options.out if options.resume is True else Path(options.resume)
     if options.resume is True and not any(where.glob("*.ckpt")):
-        print(f"There is nothing to resume in {where} yet.")
+        if _is_first_process():
+            print(f"There is nothing to resume in {where} yet.")
         return None
     found = _found(where)
     assert found.path is not None
@@ -52,13 +54,18 @@ def _found(where: Path) -> Newest:
             raise CheckpointError(f"{where} cannot be resumed from: {reason}")
         return Newest(where, tree, [])
     found = find_newest(where, _foreign)
-    for sentence in found.passed:
+    for sentence in found.passed if _is_first_process() else ():
         print(f"mvae: {sentence}", file=sys.stderr)
     if found.path is None:
         raise CheckpointNotFoundError(
             f"There is no checkpoint in {where} that `mvae train` could go on from. Expected the --out of a run."
         )
     return found
+
+
+def _is_first_process() -> bool:
+    """Each of several processes runs the command; Lightning numbers them here."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _foreign(tree: dict[str, Any]) -> str:
@@ -80,7 +87,9 @@ def _refuse_contradictions(folder: Path, stored: dict[str, Any], given: dict[str
             same = value >= before if name == "max_epochs" else value == before
         if not same:
             option = f"--{name.replace('_', '-')}"
-            wrong.append(f"{option} {value} contradicts {option} {before}")
+            wrong.append(
+                f"{option} {value} contradicts {f'the default of {option}' if before is None else f'{option} {before}'}"
+            )
     if wrong:
         raise DataError(
             f"{'; '.join(wrong)}, which the run in {folder} was started with. Leave the option out to go on with that "

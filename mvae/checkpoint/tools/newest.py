@@ -86,7 +86,7 @@ def find_newest(folder: str | os.PathLike[str], unfit: Callable[[dict[str, Any]]
     passed: list[str] = []
     ranked: list[tuple[tuple[Any, ...], Path, dict[str, Any]]] = []
     for path in _followed(Path(folder)):
-        tree, reason = _resumable(path)
+        tree, reason = resumable(path)
         reason = reason or unfit(tree)
         if reason:
             passed.append(f"{path.name} is passed over: {reason}")
@@ -112,9 +112,9 @@ def _followed(folder: Path) -> list[Path]:
     return list(entries.values())
 
 
-def _resumable(path: Path) -> tuple[dict[str, Any], str]:
+def resumable(path: Path) -> tuple[dict[str, Any], str]:
     """What is in a file, and why training cannot go on from it; "" if it can, as far as its keys say."""
-    if not path.exists():
+    if path.is_symlink() and not path.exists():
         return {}, f"it is a link to {os.readlink(path)}, which is not there."
     if path.is_dir():
         return {}, "it is a folder, as sharded checkpoints are; expected a file."

@@ -16,6 +16,8 @@ from mvae.checkpoint import CheckpointError, read
 from mvae.checkpoint.tools.newest import find_newest
 from mvae.errors import CheckpointNotFoundError
 
+needs_links = pytest.mark.skipif(os.name == "nt", reason="Windows makes links for administrators only")
+
 
 @pytest.fixture(scope="module")
 def run(
@@ -83,6 +85,7 @@ def test_the_damaged_tensor_is_named(folder: Path) -> None:
         get_newest_checkpoint(folder)
 
 
+@needs_links
 def test_foreign_files_and_weights_alone_are_passed_over_and_named(folder: Path, run: dict[int, Path]) -> None:
     checkpoint = torch.load(run[9], weights_only=True)
     weights = {key: checkpoint[key] for key in ("state_dict", "global_step", "epoch", "pytorch-lightning_version")}
@@ -108,6 +111,7 @@ def test_foreign_files_and_weights_alone_are_passed_over_and_named(folder: Path,
     assert link == "it is a link to gone.ckpt, which is not there."
 
 
+@needs_links
 def test_a_link_is_followed(folder: Path, run: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> None:
     (folder / "last.ckpt").symlink_to("a.ckpt")
     assert get_newest_checkpoint(folder) == folder / "a.ckpt"
