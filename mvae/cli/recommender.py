@@ -102,24 +102,11 @@ def _train(options: Namespace, given: dict[str, Any]) -> None:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
     from rich.console import Console
 
-    from mvae.data import InteractionsDataModule
     from mvae.training import fit
 
     first = getattr(rank_zero_only, "rank", 0) == 0  # of several processes, which all run this, one prints
     console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=not first)
-    interactions = _interactions(options, console)
-    datamodule = InteractionsDataModule(
-        interactions,
-        batch_size=options.batch_size,
-        num_val_users=options.val_users,
-        num_test_users=options.test_users,
-        seed=options.seed,
-    )
-    users = f"{datamodule.train.shape[0]:,} to train on, {datamodule.val_fold_in.shape[0]:,} for validation"
-    console.print(
-        f"{options.data}: {interactions.num_users:,} users ({users}, {datamodule.test_fold_in.shape[0]:,} for the "
-        f"test), {interactions.num_items:,} items, {interactions.matrix.nnz:,} interactions"
-    )
+    datamodule = _datamodule(options, console)
     if start is not None:
         ended = why_ended(start, options)
         state = f"ended at step {start.step}: {ended}" if ended else f"resumed from step {start.step}."
@@ -137,6 +124,26 @@ def _train(options: Namespace, given: dict[str, Any]) -> None:
     if first:
         console.print(f"{len(result.epochs)} epochs; the best one is in {result.checkpoint}")
         console.print(_comparison(result.model, datamodule))
+
+
+def _datamodule(options: Namespace, console: Console) -> InteractionsDataModule:
+    """The data, split, with a line on how much it is."""
+    from mvae.data import InteractionsDataModule
+
+    interactions = _interactions(options, console)
+    datamodule = InteractionsDataModule(
+        interactions,
+        batch_size=options.batch_size,
+        num_val_users=options.val_users,
+        num_test_users=options.test_users,
+        seed=options.seed,
+    )
+    users = f"{datamodule.train.shape[0]:,} to train on, {datamodule.val_fold_in.shape[0]:,} for validation"
+    console.print(
+        f"{options.data}: {interactions.num_users:,} users ({users}, {datamodule.test_fold_in.shape[0]:,} for the "
+        f"test), {interactions.num_items:,} items, {interactions.matrix.nnz:,} interactions"
+    )
+    return datamodule
 
 
 def _newest(options: Namespace) -> Callback:
