@@ -87,8 +87,8 @@ def fit(
         save_last: also keep ``last.ckpt``, a copy of the newest checkpoint that was saved. (Lightning 2.6 writes it
             where it writes a best one, not in every epoch.)
         save_every: also keep the newest state (:class:`~mvae.checkpoint.SaveNewest`): ``"epoch"``, a number of steps,
-            or a time such as ``"10 min"``. No more than that is ever lost. By default ``"epoch"`` if ``resume`` is
-            given; otherwise only the best is saved.
+            or a time such as ``"10 min"``. No more than that, and the step under way, is ever lost. By default
+            ``"1 min"`` if ``resume`` is given; otherwise only the best is saved.
         resume: True: go on from the newest whole checkpoint in ``out`` (:func:`~mvae.get_newest_checkpoint`), or start
             where there is none yet. A file, or another folder: go on from it, with the same data. A run that had
             ended is not trained again: with a larger ``max_epochs`` it goes on, unless early stopping ended it.
@@ -115,7 +115,7 @@ def fit(
     others = [history, EarlyStopping(monitor="val_loss", mode="min", patience=patience), *callbacks]
     others += [Progress()] if progress else []
     newest = SaveNewest(
-        out, save_every or ("epoch" if resume else None), resume_line=f"fit(…, out={str(out)!r}, resume=True)"
+        out, save_every or ("1 min" if resume else None), resume_line=f"fit(…, out={str(out)!r}, resume=True)"
     )
     with quiet():
         trainer = L.Trainer(

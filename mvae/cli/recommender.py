@@ -62,8 +62,8 @@ def train_command(parser: Parser) -> int:
     add("--min-per-user", metavar="N", type=whole(2), default=5, help=fewer + shown)
     add("--val-users", metavar="N", type=whole(1), help="Users held out for validation. [default: 100]")
     add("--test-users", metavar="N", type=whole(1), help="Users held out for the test. [default: 200]")
-    every = "Save the newest state every epoch, every N steps, or at a time such as '10 min'."
-    add("--save-every", metavar="WHEN", default="epoch", help=every + shown)
+    every = "Save the newest state so often: epoch, a number of steps, or a time such as '10 min'."
+    add("--save-every", metavar="WHEN", default="1 min", help=every + shown)
     add("--keep", metavar="N", type=whole(1), default=1, help="So many of the newest states stay." + shown)
     resume = "Go on from the newest whole checkpoint in a folder (by default --out), or from a file."
     add("--resume", metavar="FILE|FOLDER", nargs="?", const=True, help=resume)

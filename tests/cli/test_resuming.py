@@ -22,7 +22,19 @@ if os.name == "nt":
     pytest.skip("Windows has no signals to send", allow_module_level=True)
 
 EPOCHS = 20
-TRAIN = ["train", "--data", "synthetic:200x50", "--batch-size", 32, "--max-epochs", EPOCHS, "--patience", 50]
+TRAIN = [
+    "train",
+    "--data",
+    "synthetic:200x50",
+    "--batch-size",
+    32,
+    "--max-epochs",
+    EPOCHS,
+    "--patience",
+    50,
+    "--save-every",
+    "epoch",
+]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
 

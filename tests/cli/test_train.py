@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -82,7 +83,7 @@ def test_seed_and_patience_reach_fit(
     mvae("train", "--data", ratings_csv, "--out", tmp_path, "--seed", 5, "--patience", 7, "--max-epochs", 9)
     (newest,) = given.pop("callbacks")
     assert given == {"out": tmp_path, "seed": 5, "patience": 7, "max_epochs": 9, "resume": False, "devices": 1}
-    assert (newest.every, newest.keep, newest.options["seed"]) == ("epoch", 1, 5)
+    assert (newest.every, newest.keep, newest.options["seed"]) == (timedelta(minutes=1), 1, 5)
 
 
 def test_the_same_seed_gives_the_same_checkpoint(mvae: Callable, ratings_csv: Path, tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def test_what_is_no_interval_is_refused(given: Any) -> None:
 
 
 def test_resume_true_starts_where_there_is_nothing_yet(tmp_path: Path, whole: dict[str, Any]) -> None:
-    train(tmp_path, resume=True, save_every=None)  # and the newest state is saved every epoch
+    train(tmp_path, resume=True, save_every=None)  # and the newest state is saved every minute, and at the end
     assert difference(final(tmp_path), whole) == []
 
 
