@@ -19,6 +19,7 @@ from mvae.errors import SALVAGE, CheckpointError, UnsupportedFileError
 
 _ENCRYPTED, _IS_PATCH = 0x1 | 0x40 | 0x2000, 0x20
 _IS_FOLDER = 0x10
+_ODD = _ENCRYPTED | _IS_PATCH
 MAX_MEMBERS = 1 << 19
 _MAX_NAME = 512
 _WHOLE_STORAGE = re.compile(rb"PK\x03\x04.{26}[^/\0]{1,400}/data/\w+.*?PK[\x03\x07]", re.DOTALL)
@@ -73,7 +74,10 @@ class Archive:
         self.members: dict[str, Member] = {}
         self._folded: dict[str, Member] = {}
         for member in _read_directory(source, count, start, size):
-            self._add(member)
+            folded = _folded(member.name)
+            if folded in self._folded:
+                raise self._twins(self._folded[folded], member)
+            self._folded[folded] = self.members[member.name] = member
         for number, member in enumerate(self.members.values(), start=1):
             _read_local_header(source, member, start)
             if number % _BATCH == 0:
@@ -81,15 +85,12 @@ class Archive:
         self._refuse_overlaps()
         self.root = next(iter(self.members), "").partition("/")[0] + "/"
 
-    def _add(self, member: Member) -> None:
-        twin = self._folded.setdefault(_folded(member.name), member)
-        if twin is not member:
-            same = "two members named" if twin.name == member.name else f"the members '{twin.name}' and"
-            raise CheckpointError(
-                f"{self.source.name} has {same} '{member.name}'. PyTorch tells names apart without regard to case and "
-                "would take one of the two: which, depends on their order. It writes no such file: do not load it."
-            )
-        self.members[member.name] = member
+    def _twins(self, a: Member, b: Member) -> CheckpointError:
+        same = "two members named" if a.name == b.name else f"the members '{a.name}' and"
+        return CheckpointError(
+            f"{self.source.name} has {same} '{b.name}'. PyTorch tells names apart without regard to case and "
+            "would take one of the two: which, depends on their order. It writes no such file: do not load it."
+        )
 
     def _refuse_overlaps(self) -> None:
         position, before = 0, ""
@@ -171,10 +172,10 @@ def _several_parts(source: Source) -> UnsupportedFileError:
     return UnsupportedFileError(f"{source.name} is one part of a zip in several parts, which PyTorch does not read.")
 
 
-def _read_directory(source: Source, count: int, start: int, size: int) -> list[Member]:
+def _read_directory(source: Source, count: int, start: int, length: int) -> list[Member]:
     members = []
     data = source.data
-    position, end = start, start + size
+    position, end = start, start + length
     for number in range(count):
         entry = zs.ENTRY.read(data, position) if position + zs.ENTRY.size <= end else None
         if entry is None:
@@ -185,12 +186,24 @@ def _read_directory(source: Source, count: int, start: int, size: int) -> list[M
         if position > end:
             raise CheckpointError(f"{source.name}: entry {number} of {count} runs past the zip's directory.")
         name = _checked_name(bytes(data[name_at:extra_at]))
-        extra = bytes(data[extra_at : extra_at + entry.extra_length])
-        sizes = zs.read_sizes64(extra, entry.size, entry.stored, entry.header)
-        if sizes is None:
-            raise CheckpointError(f"'{name}': its sizes past 4 GB are missing from the directory.")
-        _check_kind(name, entry, sizes[0], sizes[1])
-        members.append(Member(source, name, sizes[2], sizes[:2], entry))
+        size, stored, header = entry.size, entry.stored, entry.header
+        if zs.MAX32 in (size, stored, header):
+            sizes = zs.read_sizes64(bytes(data[extra_at : extra_at + entry.extra_length]), size, stored, header)
+            if sizes is None:
+                raise CheckpointError(f"'{name}': its sizes past 4 GB are missing from the directory.")
+            size, stored, header = sizes
+        if (
+            entry.flags & _ODD
+            or entry.method
+            or entry.disk
+            or entry.external & _IS_FOLDER
+            or size != stored
+            or name[-1:] == "/"
+        ):
+            _check_kind(name, entry, size, stored)
+        if name[-1:] == "/" and size:
+            raise _folder_with_bytes(name, size)
+        members.append(Member(source, name, header, (size, stored), entry))
     return members
 
 
@@ -220,10 +233,14 @@ def _check_kind(name: str, entry: zs.Entry, size: int, stored: int) -> None:
         raise UnsupportedFileError(f"'{name}' is a patch for another file (flag 0x20), which PyTorch does not read.")
     if entry.method not in (STORED, DEFLATED):
         raise UnsupportedFileError(f"'{name}' is compressed with method {entry.method}; PyTorch reads 0 and 8.")
-    if size and (entry.external & _IS_FOLDER or name.endswith("/")):
-        raise CheckpointError(f"'{name}' is marked as a folder and has {size:,} bytes, which PyTorch would not read.")
+    if size and entry.external & _IS_FOLDER:
+        raise _folder_with_bytes(name, size)
     if entry.method == STORED and stored != size:
         raise CheckpointError(f"'{name}' is {size:,} bytes stored as {stored:,}.")
+
+
+def _folder_with_bytes(name: str, size: int) -> CheckpointError:
+    return CheckpointError(f"'{name}' is marked as a folder and has {size:,} bytes, which PyTorch would not read.")
 
 
 def _read_local_header(source: Source, member: Member, limit: int) -> None:

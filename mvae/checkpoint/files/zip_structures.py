@@ -7,7 +7,6 @@ Section numbers refer to PKWARE's APPNOTE.TXT. All numbers are little-endian; wh
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 MAX32, MAX16 = 0xFFFFFFFF, 0xFFFF
@@ -19,7 +18,7 @@ PADDING_TAG = 0x4246
 """`FB`: PyTorch's extra field, filled so that the data is aligned."""
 
 Data = bytes | bytearray | memoryview
-Fields = TypeVar("Fields", bound=tuple[Any, ...])
+Fields = TypeVar("Fields", bound=NamedTuple)
 
 
 class Structure(Generic[Fields]):
@@ -31,17 +30,18 @@ class Structure(Generic[Fields]):
         fields: the named tuple that they become.
     """
 
-    def __init__(self, mark: bytes, layout: str, fields: Callable[..., Fields]) -> None:
+    def __init__(self, mark: bytes, layout: str, fields: type[Fields]) -> None:
         self.mark = mark
         self._struct = struct.Struct("<4s" + layout)
-        self._fields = fields
+        self._make = fields._make
         self.size = self._struct.size
 
     def read(self, data: Data, at: int) -> Fields | None:
         """The record at a byte, or None if none stands there."""
-        if at < 0 or at + self.size > len(data) or data[at : at + 4] != self.mark:
+        if at < 0 or at + self.size > len(data):
             return None
-        return self._fields(*self._struct.unpack_from(data, at)[1:])
+        numbers = self._struct.unpack_from(data, at)
+        return self._make(numbers) if numbers[0] == self.mark else None
 
     def write(self, *numbers: int) -> bytes:
         """The record with these numbers."""
@@ -51,6 +51,7 @@ class Structure(Generic[Fields]):
 class Local(NamedTuple):
     """What stands in front of a member's data (4.3.7); then come name and extra field."""
 
+    mark: bytes
     needs: int
     flags: int
     method: int
@@ -66,6 +67,7 @@ class Local(NamedTuple):
 class Entry(NamedTuple):
     """A member's entry in the central directory (4.3.12); then come name, extra field and comment."""
 
+    mark: bytes
     made_by: int
     needs: int
     flags: int
@@ -87,6 +89,7 @@ class Entry(NamedTuple):
 class End(NamedTuple):
     """Where the directory is, the last record of the file (4.3.16); then comes a comment."""
 
+    mark: bytes
     disk: int
     first_disk: int
     entries_here: int
@@ -99,6 +102,7 @@ class End(NamedTuple):
 class Locator64(NamedTuple):
     """Where the end record for large files is (4.3.15)."""
 
+    mark: bytes
     disk: int
     at: int
     disks: int
@@ -107,6 +111,7 @@ class Locator64(NamedTuple):
 class End64(NamedTuple):
     """The end record for large files (4.3.14)."""
 
+    mark: bytes
     length: int
     made_by: int
     needs: int
@@ -121,6 +126,7 @@ class End64(NamedTuple):
 class Descriptor(NamedTuple):
     """What may follow a member's data (4.3.9)."""
 
+    mark: bytes
     crc32: int
     stored: int
     size: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from typing import Any, BinaryIO
 
 from mvae.checkpoint.files.source import Record, Source
@@ -34,7 +35,8 @@ _PACKED_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 _MAX_HEADER = 100_000_000
 _MAX_SIZE = 2**64
 _MAX_DEPTH = 127
-_FIELDS = ("dtype", "shape", "data_offsets")
+_FIELDS = {"dtype", "shape", "data_offsets"}
+_ODD_INTEGER = re.compile(r"-0|\d{20}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -48,8 +50,9 @@ class _Object(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        keys = [key for key, _ in pairs]
-        self.twice = {key for key in keys if keys.count(key) > 1} if len(self) < len(keys) else set()
+        self.twice: set[str] = set()
+        if len(self) < len(pairs):
+            self.twice = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
 
 
 def read_safetensors(source: Source, contents: Contents) -> Contents:
@@ -96,8 +99,9 @@ def _header(source: Source) -> tuple[int, _Object]:
         )
     try:
         text = str(source.data[8 : 8 + length], "utf-8")
+        integer = _integer if _ODD_INTEGER.search(text) else None  # a function that is called for each is dear
         header = json.loads(
-            text, object_pairs_hook=_Object, parse_int=_integer, parse_float=_float, parse_constant=_refuse
+            text, object_pairs_hook=_Object, parse_int=integer, parse_float=_float, parse_constant=_refuse
         )
         if _SURROGATE.search(text):
             json.dumps(header, ensure_ascii=False).encode()  # half of a character that is written as two
@@ -133,24 +137,32 @@ def _metadata(found: Any) -> dict[str, str]:
 
 def _tensor(source: Source, name: str, entry: Any, start: int) -> tuple[int, int, Tensor]:
     """(first byte, past the last byte, the tensor), counted from the end of the header."""
-    where = f"the header's entry for '{name[:80]}'"
-    if not isinstance(entry, _Object) or any(field not in entry or field in entry.twice for field in _FIELDS):
-        raise CheckpointError(f"{where} is not an object with one 'dtype', one 'shape' and one 'data_offsets'.")
-    code, shape, offsets = (entry[field] for field in _FIELDS)
-    if not isinstance(code, str) or code not in (*_TYPES, *_PACKED_BITS):
-        raise CheckpointError(f"{where} has the type {str(code)[:40]!r}, which safetensors does not have.")
+    if not isinstance(entry, _Object) or not entry.keys() >= _FIELDS or (entry.twice and _FIELDS & entry.twice):
+        raise _bad(name, "is not an object with one 'dtype', one 'shape' and one 'data_offsets'")
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(code, str) or (code not in _TYPES and code not in _PACKED_BITS):
+        raise _bad(name, f"has the type {str(code)[:40]!r}, which safetensors does not have")
     if not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
-        raise CheckpointError(f"{where} has something else than whole numbers from 0 on as its shape and offsets.")
-    if any(_depth(value) > _MAX_DEPTH - 2 for field, value in entry.items() if field not in _FIELDS):
-        raise CheckpointError(f"{where} nests values deeper than {_MAX_DEPTH} levels.")
-    (first, last), size = offsets, _nbytes(where, code, shape)
+        raise _bad(name, "has something else than whole numbers from 0 on as its shape and offsets")
+    if len(entry) > len(_FIELDS) and max(_depth(entry[field]) for field in entry.keys() - _FIELDS) > _MAX_DEPTH - 2:
+        raise _bad(name, f"nests values deeper than {_MAX_DEPTH} levels")
+    (first, last), size = offsets, _nbytes(name, code, shape)
     if last - first != size:
-        raise CheckpointError(f"{where}: shape {str(shape)[:80]} of {code} is {size:,} bytes, not {last - first:,}.")
+        raise _bad(name, f"has shape {str(shape)[:80]} of {code}, which is {size:,} bytes, not {last - first:,}")
     return first, last, _made(Record(source, name, start + first, size), code, tuple(shape))
 
 
+def _bad(name: str, what: str) -> CheckpointError:
+    return CheckpointError(f"the header's entry for '{name[:80]}' {what}.")
+
+
 def _is_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(number) is int and 0 <= number < _MAX_SIZE for number in value)
+    if not isinstance(value, list):
+        return False
+    for number in value:  # noqa: SIM110  `all` of a generator takes twice as long, and this is called very often
+        if type(number) is not int or not 0 <= number < _MAX_SIZE:
+            return False
+    return True
 
 
 def _depth(value: Any) -> int:
@@ -161,14 +173,14 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def _nbytes(where: str, code: str, shape: list[int]) -> int:
+def _nbytes(name: str, code: str, shape: list[int]) -> int:
     bits = 1
     for length in (*shape, _PACKED_BITS.get(code) or 8 * ITEMSIZE[_TYPES[code]]):
         bits *= length
         if bits >= _MAX_SIZE:
-            raise CheckpointError(f"{where} has the shape {str(shape)[:80]}: more than there are bytes.")
+            raise _bad(name, f"has the shape {str(shape)[:80]}: more than there are bytes")
     if bits % 8:
-        raise CheckpointError(f"{where}: shape {str(shape)[:80]} of {code} does not end with a whole byte.")
+        raise _bad(name, f"has shape {str(shape)[:80]} of {code}, which does not end with a whole byte")
     return bits // 8
 
 

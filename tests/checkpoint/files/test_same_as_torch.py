@@ -220,6 +220,11 @@ def test_what_torch_refuses_is_refused(why: str, members: list[Member]) -> None:
     assert by_torch(zip_of(members)) is None
 
 
+def test_a_name_that_ends_like_a_folder_is_refused_if_bytes_stand_under_it() -> None:
+    raw = zip_of([*PLAIN, Member(ROOT + b"data/0/", floats(-7, -7))])
+    assert "marked as a folder" in check(raw)
+
+
 def test_a_local_name_that_differs_is_refused() -> None:
     for name in (b"archive/data.pkx", b"archive/data.pkl_", b"archive/DATA.PKL"):
         raw = zip_of([replace(PLAIN[0], local_name=name), *PLAIN[1:]])
