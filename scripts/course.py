@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import time
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -27,6 +28,9 @@ LESSONS = ROOT / "notebooks"
 CELL_TIMEOUT_SECONDS = 300
 #: Code, where a dollar is a dollar; then a formula on its own, and one within a line.
 FORMULA = re.compile(r"(?P<code>```.*?```|`[^`]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<line>[^$\n]+)\$", re.DOTALL)
+
+#: What nbconvert writes for a picture without an alternative text.
+NO_TEXT = re.compile(r'alt="(?P<text>No description has been provided for this image)"')
 
 
 def run(path: Path) -> nbformat.NotebookNode:
@@ -85,6 +89,14 @@ def _mathml(found: re.Match[str]) -> str:
     return convert(found["block"] or found["line"], display="block" if found["block"] else "inline")
 
 
+def with_alternative_texts(html: str, notebook: nbformat.NotebookNode) -> str:
+    """The page with the texts that `mvae.plots.show` put beside its pictures: nbconvert knows of none."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    texts = iter([picture.metadata.get("image/png", {}).get("alt", "") for picture in pictures])
+    return NO_TEXT.sub(lambda found: f'alt="{escape(next(texts, "") or found["text"])}"', html)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lessons", nargs="*", help="numbers such as 02; all of them by default")
@@ -117,6 +129,7 @@ def main() -> int:
         else:
             nbformat.write(notebook, options.out / path.name)
             html, _ = HTMLExporter().from_notebook_node(with_mathml(notebook))
+            html = with_alternative_texts(html, notebook)
             (options.out / f"{path.stem}.html").write_text(html, encoding="utf-8")
     if not options.store and not failed:
         shown = options.out.relative_to(Path.cwd()) if options.out.is_relative_to(Path.cwd()) else options.out

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import os
 import re
@@ -209,6 +210,26 @@ def test_an_address_on_the_web_is_no_path_of_a_machine() -> None:
 def test_the_lessons_that_a_text_names() -> None:
     text = "Lesson\n07 shows it; lessons 03 and 08, lessons 01–05, lesson 04. Twelve lessons, 10 of them short."
     assert lessons_named(text) == {"01", "03", "04", "05", "07", "08"}
+
+
+# ---- the exported page -----------------------------------------------------------------------------------------
+
+
+def test_a_picture_on_the_exported_page_has_its_alternative_text() -> None:
+    nbformat = pytest.importorskip("nbformat")
+    spec = importlib.util.spec_from_file_location("course", ROOT / "scripts" / "course.py")
+    course = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(course)
+    picture = {"output_type": "display_data", "data": {"image/png": "iVBORw0KGgo="}}
+    notebook = copy.deepcopy(GOOD)
+    notebook["cells"][2]["outputs"] = [
+        picture | {"metadata": {}},
+        picture | {"metadata": {"image/png": {"alt": 'a "steep" line'}}},
+    ]
+    notebook = nbformat.from_dict(notebook)
+    page, _ = course.HTMLExporter().from_notebook_node(notebook)
+    texts = re.findall(r'<img\s[^>]*alt="([^"]*)"', course.with_alternative_texts(page, notebook))
+    assert texts == ["No description has been provided for this image", "a &quot;steep&quot; line"]
 
 
 # ---- nbval -----------------------------------------------------------------------------------------------------
