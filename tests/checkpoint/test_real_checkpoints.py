@@ -66,7 +66,7 @@ def same_tensor(ours: Tensor, theirs: torch.Tensor, where: str) -> None:
     if theirs.is_quantized:
         theirs = theirs.int_repr()
     elif theirs.is_conj():
-        theirs = theirs.conj()
+        theirs = theirs.resolve_conj()
     elif raw.dtype.kind != np.asarray(theirs.detach().float()).dtype.kind and raw.dtype.kind == "u":
         theirs = (
             theirs.detach()

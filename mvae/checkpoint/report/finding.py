@@ -9,6 +9,7 @@ from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.pickled.values import Object, Tensor
 from mvae.checkpoint.pickled.walk import Path, walk
 from mvae.checkpoint.report.weights import (
+    SETTINGS_KEYS,
     TRAINING_KEYS,
     Weights,
     is_random,
@@ -55,7 +56,10 @@ def other_weights(contents: Contents, found: Weights) -> list[str]:
     return [
         str(key)
         for key, value in tree.items()
-        if key != found.path[0] and key not in TRAINING_KEYS and (is_sure(value) or is_usual(key, value))
+        if key != found.path[0]
+        and key not in TRAINING_KEYS
+        and key not in SETTINGS_KEYS
+        and (is_sure(value) or is_usual(key, value) or is_state_dict(value))
     ]
 
 

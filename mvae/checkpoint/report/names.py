@@ -19,7 +19,7 @@ ANYWHERE = {"_orig_mod": "torch.compile", "_fsdp_wrapped_module": "FSDP"}
 LEADING = {"module": "DistributedDataParallel or DataParallel", "_forward_module": "a Lightning strategy"}
 """The same, where only the beginning of every name says so: further inside, the model itself may have such a name."""
 
-_COPIED = re.compile(r"(^|_)(ema|averaged?|avg|swa|shadow|teacher|target|copy)(_|$)", re.IGNORECASE)
+COPIED = re.compile(r"(^|_)(ema|averaged?|avg|swa|shadow|teacher|target|copy)(_|$)", re.IGNORECASE)
 
 
 def wrappers(names: Iterable[str], leading: bool = True) -> dict[str, int]:
@@ -125,7 +125,7 @@ class Copy:
 
 def second_copy(weights: Mapping[str, Tensor]) -> Copy | None:
     """The averaged copy of the model that is among its weights, as trainers keep one; None if there is none."""
-    if not any(map(_COPIED.search, {name.partition(".")[0] for name in weights})):
+    if not any(map(COPIED.search, {name.partition(".")[0] for name in weights})):
         return None
     groups: dict[str, dict[str, Tensor]] = {"": {}}
     for name, tensor in weights.items():
@@ -134,7 +134,7 @@ def second_copy(weights: Mapping[str, Tensor]) -> Copy | None:
             groups.setdefault(first, {})[rest or name] = tensor
             groups[""][name] = tensor
     shapes = {prefix: _shapes(group) for prefix, group in groups.items()}
-    for prefix in filter(_COPIED.search, groups):
+    for prefix in filter(COPIED.search, groups):
         for other, theirs in shapes.items():
             if other != prefix and len(shapes[prefix]) > 1 and shapes[prefix].items() <= theirs.items():
                 copied = groups[prefix].values()

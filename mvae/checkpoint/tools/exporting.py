@@ -26,14 +26,12 @@ from mvae.checkpoint.pickled.writer import Pickler, Replaced, Stored
 from mvae.checkpoint.report.finding import find_weights, other_weights
 from mvae.checkpoint.report.names import own_names, renaming
 from mvae.checkpoint.report.optimizers import is_optimizer_state
-from mvae.checkpoint.report.weights import TRAINING_KEYS, Weights
+from mvae.checkpoint.report.weights import SETTINGS_KEYS, TRAINING_KEYS, Weights
 from mvae.errors import CheckpointError
 from mvae.text import as_json, dotted, printable, size
 
 FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt"}
 """Ending of the file to write → its format."""
-
-_ALWAYS = ("hyper_parameters", "datamodule_hyper_parameters")
 
 
 @dataclass
@@ -179,7 +177,7 @@ def _kept_values(found: Export, tree: Any, chosen: Weights) -> dict[Any, Any]:
     for key, value in tree.items() if isinstance(tree, dict) else ():
         if key in taken:
             continue  # the weights themselves
-        if key in _ALWAYS or (key not in TRAINING_KEYS and not _serves_training(value)):
+        if key in SETTINGS_KEYS[:2] or (key not in TRAINING_KEYS and not _serves_training(value)):
             kept[key] = value
         else:
             found.left_out.append(str(key))

@@ -177,6 +177,18 @@ def test_what_a_state_dict_does_not_say_is_not_said() -> None:
     assert look(both)[1]["parameters"].text == "12 parameters in 2 tensors."
 
 
+def test_an_lstm_keeps_a_list_of_its_own_parameters() -> None:
+    assert look(nn.LSTM(2, 2))[1]["parameters"].text == "48 parameters in 4 tensors."
+
+
+def test_an_averaged_copy_under_a_key_of_its_own_is_named() -> None:
+    state = nn.Linear(2, 2).state_dict()
+    _, facts = look({"state_dict": state, "state_dict_ema": {name: t.clone() for name, t in state.items()}, "epoch": 1})
+    assert facts["other_weights.state_dict_ema"].text == (
+        "`state_dict_ema` holds a second copy of the weights: `mvae export --key state_dict_ema` takes them."
+    )
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_is_not_many(count: int) -> None:
     model = nn.ModuleList([nn.Linear(1, 1, bias=False) for _ in range(count)])
@@ -195,7 +207,9 @@ def test_weights_beside_the_weights_are_an_error_unless_asked_for(tmp_path: Path
     first, second = nn.Linear(2, 2), nn.Linear(2, 3)
     value = {"model": first.state_dict(), "critic": second.state_dict(), "optimizer": {"state": {}, "param_groups": []}}
     _, facts = look(value)
-    assert facts["other_weights"].text == "`critic` (9 elements) holds weights too: `mvae export --key …` takes them."
+    assert facts["other_weights.critic"].text == (
+        "`critic` holds weights too (9 elements in 2 tensors): `mvae export --key critic` takes them."
+    )
     with pytest.raises(CheckpointError, match="Choose one: --key model or --key critic"):
         exported(value, tmp_path)
     report = export(saved(value), tmp_path / "w.safetensors", key="model")

@@ -11,9 +11,8 @@ from mvae.checkpoint.pickled.walk import Path, walk
 from mvae.checkpoint.report.entries import byte_span
 from mvae.checkpoint.report.facts.run import Fact, Run
 from mvae.checkpoint.report.finding import candidates, find_weights, other_weights
-from mvae.checkpoint.report.names import ANYWHERE, LEADING, second_copy, wrappers
+from mvae.checkpoint.report.names import ANYWHERE, COPIED, LEADING, second_copy, wrappers
 from mvae.checkpoint.report.weights import TRAINING_KEYS, Weights
-from mvae.errors import CheckpointError
 from mvae.text import many
 
 
@@ -109,7 +108,12 @@ def _beside(run: Run) -> list[Tensor]:
     if weights is None or not weights.exact:
         return []
     inside = [entry for entry in run.tensors if entry.path[: len(weights.path)] == weights.path]
-    return distinct(entry.tensor for entry in inside if run.sections.weight(entry.path) is None)
+    known = set(map(_identity, weights.tensors.values()))  # an LSTM keeps a list of its own parameters
+    return [
+        tensor
+        for tensor in distinct(entry.tensor for entry in inside if run.sections.weight(entry.path) is None)
+        if _identity(tensor) not in known
+    ]
 
 
 def many_elements(tensors: list[Tensor]) -> str:
@@ -131,9 +135,12 @@ def _counted(weights: Weights) -> list[Tensor]:
 
 
 def distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Of tensors that are one and the same, the first."""
-    found = {(id(tensor.storage or tensor), tensor.offset, tensor.shape): tensor for tensor in tensors}
-    return list(found.values())
+    """Of tensors that are one and the same, the last."""
+    return list({_identity(tensor): tensor for tensor in tensors}.values())
+
+
+def _identity(tensor: Tensor) -> Any:
+    return id(tensor.storage or tensor), tensor.offset, tensor.shape
 
 
 def _confirmed(run: Run, tensors: int) -> bool:
@@ -189,19 +196,16 @@ def copies(run: Run) -> Iterator[Fact]:
         text += f": `mvae export --key {found.prefix}` takes one."
         source = {f"tensors under {found.prefix}.": found.tensors, "with the names and shapes of": found.of or "others"}
         yield Fact("second_copy", found.prefix, text, source)
-    others = other_weights(run.file, weights)
-    if others:
-        counts = {key: _elements(run, key) for key in others}
-        listed = " and ".join(f"`{key}` ({many(count, 'element')})" for key, count in counts.items())
-        text = f"{listed} hold{'s'[: len(others) == 1]} weights too: `mvae export --key …` takes them."
-        yield Fact("other_weights", others, text, {"elements": counts})
+    for key in other_weights(run.file, weights):
+        other = find_weights(run.file, key).tensors
+        alike = COPIED.search(key) and _shapes(other) == _shapes(weights.tensors)
+        what = "a second copy of the weights" if alike else f"weights too ({many_elements(distinct(other.values()))})"
+        text = f"`{key}` holds {what}: `mvae export --key {key}` takes them."
+        yield Fact(f"other_weights.{key}", key, text, {"key": key, "tensors in it": len(other)})
 
 
-def _elements(run: Run, key: str) -> int:
-    try:
-        return sum(tensor.numel for tensor in distinct(find_weights(run.file, key).tensors.values()))
-    except CheckpointError:
-        return 0
+def _shapes(tensors: dict[str, Tensor]) -> list[tuple[int, ...]]:
+    return sorted(tensor.shape for tensor in tensors.values())
 
 
 def oversized(run: Run) -> Iterator[Fact]:
