@@ -13,7 +13,7 @@ from mvae.checkpoint.pickled.values import Tensor
 from mvae.checkpoint.report.entries import TensorEntry
 from mvae.checkpoint.tools.amounts import Amount, measure
 from mvae.checkpoint.tools.value_changes import ValueChange
-from mvae.text import as_json, printable
+from mvae.text import as_json, many, printable
 
 _LIMIT = 16
 """Lines under one heading; the rest is counted."""
@@ -121,7 +121,7 @@ def lines(found: Difference) -> Iterator[str]:
     yield f"B  {printable(found.b.path)}"
     if found.same:
         order = ", in another order" if found.reordered else ""
-        yield f"the same: every value, and {found.equal:,} of {found.equal:,} tensors{order}"
+        yield f"the same: every value, and {found.equal:,} of {many(found.equal, 'tensor')}{order}"
         yield from _how(found)
         return
     if found.values:
@@ -195,7 +195,7 @@ def _change(change: TensorChange) -> str:
     if amount.elements == 1:
         return f"{name}  {kind}  {amount.before} → {amount.after}"
     how = [f"max |Δ| {amount.max_abs:.3g}", f"‖Δ‖/‖A‖ {amount.relative:.3g}"]
-    how.append(f"{amount.changed:,} of {amount.elements:,} elements")
+    how.append(f"{amount.changed:,} of {many(amount.elements, 'element')}")
     if amount.not_finite:
         how.append(f"{amount.not_finite:,} nan or infinite")
     return f"{name}  {kind}  {', '.join(how)}"

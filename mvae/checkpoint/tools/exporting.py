@@ -28,7 +28,7 @@ from mvae.checkpoint.report.names import own_names, renaming
 from mvae.checkpoint.report.optimizers import is_optimizer_state
 from mvae.checkpoint.report.weights import SETTINGS_KEYS, TRAINING_KEYS, Weights
 from mvae.errors import CheckpointError
-from mvae.text import as_json, dotted, printable, size
+from mvae.text import as_json, dotted, many, printable, size
 
 FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt"}
 """Ending of the file to write → its format."""
@@ -68,12 +68,12 @@ class Export:
 
     def __str__(self) -> str:
         count = len(self.tensors)
-        lines = [f"{printable(self.out)}: {count:,} tensors, {size(self.size_before)} → {size(self.size)}"]
+        lines = [f"{printable(self.out)}: {many(count, 'tensor')}, {size(self.size_before)} → {size(self.size)}"]
         if self.left_out:
             lines.append(f"  left out: {printable(', '.join(self.left_out), 300)}")
         if self.renamed:
             old, new = next(iter(self.renamed.items()))
-            lines.append(f"  {len(self.renamed):,} names changed, such as {printable(old)} to {printable(new)}")
+            lines.append(f"  {many(len(self.renamed), 'name')} changed, such as {printable(old)} to {printable(new)}")
         lines += [f"  {printable(name)} is {printable(kept)}: written once" for name, kept in self.shared.items()]
         return "\n".join([*lines, *(f"  {replaced}" for replaced in self.replaced)])
 
@@ -110,11 +110,7 @@ def export(
             cannot hold or that is damaged; `out` is the checkpoint itself or cannot be written.
     """
     name = os.fspath(out) if isinstance(out, (str, os.PathLike)) else "-"
-    format = format or FORMATS.get(os.path.splitext(name)[1].lower(), "")
-    if format not in FORMATS.values():
-        raise CheckpointError(
-            f"{name}: the file to write must end in {' or '.join(FORMATS)}; for another ending say --format."
-        )
+    format = _known_format(name, format)
     refuse_to_overwrite(path, out)
     file = inspect(path)
     found = Export(file.path, name, format, file.size)
@@ -129,6 +125,15 @@ def export(
         else:
             _write_safetensors(found, target, stream, file, chosen, kept, copy_shared)
     return found
+
+
+def _known_format(name: str, given: str | None) -> str:
+    format = given or FORMATS.get(os.path.splitext(name)[1].lower(), "")
+    if format in FORMATS.values():
+        return format
+    raise CheckpointError(
+        f"{name}: the file to write must end in {' or '.join(FORMATS)}; for another ending say --format."
+    )
 
 
 def _choose(file: CheckpointFile, key: str | None, format: str) -> Weights:

@@ -90,7 +90,7 @@ class Salvage:
             everything: name each tensor that is lost, however many there are.
         """
         count = len(self.kept) + len(self.lost)
-        lines = [f"{printable(self.out)}: {len(self.kept):,} of {count:,} tensors saved, {size(self.size)}"]
+        lines = [f"{printable(self.out)}: {len(self.kept):,} of {many(count, 'tensor')} saved, {size(self.size)}"]
         lines += [f"  {printable(heading)}: {kept:,} of {all_:,}" for heading, (kept, all_) in self.sections.items()]
         lines += [f"  {self.consequence}"] if self.consequence else []
         lines += self._lost(everything)
@@ -108,7 +108,7 @@ class Salvage:
             if everything or len(group) <= _FEW or place not in self.places:
                 lines += [f"  lost: {printable(lost.name)} ({lost.why})" for lost in group]
             else:
-                lines.append(f"  {printable(place)}: {len(group):,} of {self.places[place]:,} tensors lost")
+                lines.append(f"  {printable(place)}: {len(group):,} of {many(self.places[place], 'tensor')} lost")
                 folded = True
         return [*lines, "  each of them by name with --all"] if folded else lines
 
@@ -247,8 +247,9 @@ def _consequence(sections: dict[str, tuple[int, int]], optimizers_lost: bool, se
     model = [sections[heading] for heading in ("weights", "buffers") if heading in sections]
     count, lost = sum(there for _, there in model), sum(there - kept for kept, there in model)
     if lost:
-        return f"{lost:,} of the model's {many(count, 'weight')} are lost: it can be used only in part."
-    whole = f"All {many(count, 'weight')} are whole; the optimizer's state is not"
+        are = "is" if lost == 1 else "are"
+        return f"{lost:,} of the model's {many(count, 'weight')} {are} lost: it can be used only in part."
+    whole = f"All {count:,} weights are whole; the optimizer's state is not"
     if count and settings_lost:
         return f"{whole}, nor are its settings: load it for inference."
     if count and optimizers_lost:

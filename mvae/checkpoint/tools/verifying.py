@@ -17,7 +17,7 @@ from mvae.checkpoint.formats.folders import is_checkpoint_folder
 from mvae.checkpoint.formats.stream import Progress, Stream
 from mvae.checkpoint.inspection import CheckpointFile, inspect
 from mvae.errors import CheckpointError, UnsupportedFileError
-from mvae.text import as_json, printable, size
+from mvae.text import as_json, many, printable, size
 
 _SHOWN = 20
 """Damaged pieces that are listed, and tensors of each."""
@@ -71,12 +71,15 @@ class Verification:
 
     def __str__(self) -> str:
         name = printable(self.path)
+        held = f"{many(self.tensors, 'tensor')}, {size(self.size)}"
         if self.damage:
             lines = [f"{name}: damaged"]
         elif self.checksums:
-            lines = [f"{name}: all {self.checked:,} checksums right; {self.tensors:,} tensors, {size(self.size)}"]
+            lines = [
+                f"{name}: all {many(self.checked, 'checksum')} right; {many(self.tensors, 'tensor')}, {size(self.size)}"
+            ]
         else:
-            lines = [f"{name}: sound, but without checksums; {self.tensors:,} tensors, {size(self.size)}"]
+            lines = [f"{name}: sound, but without checksums; {held}"]
         for damage in self.damage[:_SHOWN]:
             lines.append(f"  {printable(damage.where)}: {damage.what}")
             lines += [f"    {printable(tensor)}" for tensor in damage.tensors[:_SHOWN]]
@@ -216,7 +219,7 @@ def _check_gaps(found: Verification, file: CheckpointFile) -> None:
         left -= 8 * sum(storage.record is not None for storage in file.contents.storages.values())
     if left:
         found.damage.append(
-            Damage("the file", f"{left:,} bytes in it belong to nothing: it was cut, joined or changed.")
+            Damage("the file", f"{many(left, 'byte')} belonging to nothing: it was cut, joined or changed.")
         )
 
 
