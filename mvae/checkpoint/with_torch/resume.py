@@ -2,196 +2,395 @@
 
 from __future__ import annotations
 
-import random
-from typing import Any
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any, Literal
 
 import lightning as L
-import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler, Timer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
-VALIDATION, EPOCH_END, SCHEDULER_STEP = "validation", "epoch end", "scheduler step"
-
-_BATCHES = "epoch_loop.batch_progress"
-_VALIDATING = "epoch_loop.val_loop.batch_progress"
+from mvae.checkpoint.with_torch import lightning_internals as internals
+from mvae.checkpoint.with_torch import moments
+from mvae.checkpoint.with_torch.generators import Snapshot, plain, set_generator_states, take
+from mvae.checkpoint.with_torch.held_state import HeldState
+from mvae.checkpoint.with_torch.lightning_internals import Loops
+from mvae.checkpoint.with_torch.loader_position import REPLAY, STREAM, Passes, described, persistent
+from mvae.checkpoint.with_torch.moments import (
+    AFTER_BATCH,
+    AFTER_VALIDATION,
+    EPOCH_END,
+    EPOCH_ENDED,
+    EPOCH_START,
+    IN_BATCH,
+    IN_VALIDATION,
+    START,
+)
+from mvae.errors import CheckpointError
 
 
 class ExactResume(Callback):
     """Put into the checkpoint what Lightning leaves out, so that a resumed run equals one that was never interrupted.
 
-    It adds ``callbacks["ExactResume"]``, of tensors and plain values:
-
-    - ``generators``: the states of Python's, NumPy's and torch's random generators (and the accelerator's, where
-      there is one), for each process. Dropout and the noise of a VAE are drawn from them.
-    - ``metrics``: the last value of everything logged. Lightning saves *before* ``ReduceLROnPlateau`` looks at the
-      epoch's loss, has no loss to show it after resuming, and leaves that step out. Here it is made up for.
-    - ``should_stop``: whether early stopping had ended the run.
-    - ``next``: what was to come, where Lightning resumes with something else: the ``validation`` after a batch
-      (Lightning leaves it out), the ``epoch end`` after its last batch (likewise), the ``scheduler step`` at an
-      epoch's very end (left out; and with ``max_steps`` an epoch is). Otherwise None.
-
-    The position in the data is saved by Lightning for a loader that has ``state_dict`` and ``load_state_dict``, as
-    ``CSRLoader`` does. With a plain ``DataLoader`` resuming is exact from an epoch's end, not from within one.
-
-    Put it last among the callbacks: one after it could draw random numbers that the saved states do not know of.
-
-    Exact are files saved after a batch, a validation or an epoch, as ``ModelCheckpoint`` does, when resumed with the
-    same data, settings, versions and number of threads. Not brought back: gradients that were still being accumulated,
-    and, within an epoch, the running mean of a training metric logged with ``on_epoch=True``.
+    Args:
+        mid_epoch: what to do with a file from within an epoch if its loader can only be brought back by drawing the
+            batches again that were used already: ``"replay"`` draws them and says how long it took, ``"refuse"`` is
+            an error, ``"approximate"`` begins the pass anew, so that other batches are left for the epoch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mid_epoch: Literal["refuse", "replay", "approximate"] = "replay") -> None:
+        if mid_epoch not in ("refuse", "replay", "approximate"):
+            raise ValueError(f"mid_epoch is {mid_epoch!r}; expected 'refuse', 'replay' or 'approximate'.")
+        self.mid_epoch = mid_epoch
+        self._forget()
+
+    def _forget(self) -> None:
         self._saved: dict[str, Any] | None = None
-        self._step_owed = self._stop_owed = False
+        self._progress: dict[str, Any] = {}
+        self._moment = START
+        self._weights: dict[str, Any] | None = None
+        self._patience: dict[EarlyStopping, int] = {}
+        self._stop_owed = self._stays_stopped = False
+        self._passes = Passes()
+        self._validation = HeldState([])
+        self._before_validation: Snapshot | None = None
+        self._states_at_end: list[Any] | None = None
 
     @property
     def state_key(self) -> str:
         return "ExactResume"
 
-    def on_save_checkpoint(self, trainer: L.Trainer, model: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["callbacks"][self.state_key] = {
-            "generators": _from_every_process(trainer, generator_states(model.device)),
-            "metrics": {name: value.detach().cpu().clone() for name, value in trainer.callback_metrics.items()},
-            "should_stop": trainer.should_stop,
-            "next": _what_comes_next(trainer, checkpoint["loops"]["fit_loop"]),
-        }
+    # --- watching
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._saved = state_dict
+    def setup(self, trainer: L.Trainer, model: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._forget()
+            self._passes.device = trainer.strategy.root_device
+            Loops(trainer).before_first_pass(self._adopt)
 
-    def on_load_checkpoint(self, trainer: L.Trainer, model: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Move the loops' progress on by a moment, to where Lightning resumes with what comes next."""
-        progress = checkpoint["loops"]["fit_loop"]
-        next_ = checkpoint["callbacks"].get(self.state_key, {}).get("next")
-        if next_ == VALIDATION:
-            progress.update(_validation_begun(progress))
-        elif next_ == EPOCH_END:
-            progress[_BATCHES] = _all_completed(progress[_BATCHES])
-        elif next_ == SCHEDULER_STEP and trainer.max_steps != -1:
-            progress.update(_epoch_ended(progress))
+    def _adopt(self, loader: CombinedLoader) -> bool:
+        self._passes.adopt(loader)
+        return self._saved is not None
 
-    def on_train_start(self, trainer: L.Trainer, model: L.LightningModule) -> None:
-        saved, self._saved = self._saved, None
-        self._step_owed = self._stop_owed = False
-        if saved is None:
-            return
-        trainer.callback_metrics.update(saved["metrics"])
-        if trainer.fit_loop.restarting and trainer.fit_loop.epoch_loop._num_ready_batches_reached():
-            self._stop_owed = saved["should_stop"]  # once the epoch's end is done, as in an uninterrupted run
-        else:
-            trainer.should_stop = saved["should_stop"]
-        set_generator_states(_own(trainer, saved["generators"]), model.device)
-        fetcher = trainer.fit_loop._data_fetcher
-        assert fetcher is not None
-        if saved["next"] == SCHEDULER_STEP:
-            _step_plateau_schedulers(trainer, model)
-            iter(fetcher)  # begins the epoch's pass again: a DataLoader draws from the generators as it begins one
-        elif saved["next"] == EPOCH_END:
-            fetcher.iterator = iter(())  # no batch is left of the epoch
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if Loops(trainer).validation_is_due():
+            self._before_validation = take(trainer.strategy.root_device)
 
     def on_train_epoch_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:
-        # True until the epoch that the file was saved in has ended, and Lightning then steps no plateau scheduler.
-        # It would step it after this hook, so that is when it is made up for: as the next epoch starts.
-        loop = trainer.fit_loop
-        self._step_owed = loop.restarting and loop.epoch_loop._num_ready_batches_reached()
-        trainer.should_stop = trainer.should_stop or self._stop_owed
-
-    def on_train_epoch_start(self, trainer: L.Trainer, model: L.LightningModule) -> None:
-        if self._step_owed:
-            self._step_owed = False
-            _step_plateau_schedulers(trainer, model)
+        trainer.should_stop, self._stop_owed = trainer.should_stop or self._stop_owed, False
 
     def on_train_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:
-        self.on_train_epoch_start(trainer, model)
+        self._states_at_end = self._passes.states()  # once the fit has ended, the loaders are reset
+
+    def teardown(self, trainer: L.Trainer, model: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            Loops(trainer).leave_passes_alone()
+            self._passes.release()
+
+    # --- saving
+
+    def on_save_checkpoint(self, trainer: L.Trainer, model: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._saved is not None:  # resumed, and not yet trained: nothing has changed
+            checkpoint["callbacks"][self.state_key] = self._saved
+            return
+        loops, progress = Loops(trainer), checkpoint["loops"]["fit_loop"]
+        saver, hook = moments.saved_in(trainer)
+        now = moments.moment(progress, hook, trainer.validating)
+        left = moments.left_out(trainer, saver, moments.HOOKS[now]) if hook == moments.HOOKS.get(now) else []
+        mine, refused = self._own_part(trainer, model, loops, now)
+        everyone = _from_every_process(trainer, mine)
+        inexact = refused + _inexact(trainer, model, now, saver, hook, left)
+        for reason in inexact:
+            rank_zero_warn(f"A checkpoint is saved from which a run does not resume exactly: {reason}.")
+        checkpoint["callbacks"][self.state_key] = {
+            "moment": now,
+            "inexact": inexact,
+            "generators": [part.pop("generators") for part in everyone],
+            "processes": everyone,
+            "metrics": _values(trainer.callback_metrics),
+            "logged": _values(trainer.logged_metrics),
+            "progress_bar": _values(trainer.progress_bar_metrics),
+            "should_stop": trainer.should_stop,
+            "stoppers": _stoppers(trainer),
+            "left_out": left,
+            "counters": loops.counters(),
+            "epoch_cut_short": now in (EPOCH_END, EPOCH_ENDED) and not loops.at_last_batch(),
+            "accumulate": trainer.accumulate_grad_batches,
+            "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
+            "in_eval": _in_eval(model, loops, now),
+            "run": _run(trainer, loops),
+        }
+
+    def _own_part(
+        self, trainer: L.Trainer, model: L.LightningModule, loops: Loops, now: str
+    ) -> tuple[dict[str, Any], list[str]]:
+        """What each process has to itself."""
+        results, refused = loops.results()
+        device = trainer.strategy.root_device
+        states = self._states_at_end
+        if states is None:
+            states = self._passes.states() if trainer.world_size > 1 else []
+        manual = not model.automatic_optimization
+        accumulated = now not in (START, EPOCH_START, EPOCH_ENDED) and (manual or loops.accumulating())
+        part = {
+            "generators": plain(self._generators(device, now), device),
+            "position": self._passes.note() | {"fetched_by_the_step": _fetched(loops)},
+            "loader_states": states,
+            "validation": {
+                "held": self._validation.now(),
+                "begun": [getattr(loader, "_iterator", None) is not None for loader in loops.validation_loaders],
+            },
+            "results": results,
+            "metric_states": internals.metric_states(model),
+            "gradients": _gradients(model) if accumulated else {},
+        }
+        return part, refused
+
+    def _generators(self, device: torch.device, now: str) -> Snapshot:
+        """Where the generators stood at the point the run will go on from."""
+        if now == IN_BATCH or (self._passes.fetching and self._passes.before_fetch is not None):
+            return self._passes.before_fetch or take(device)
+        if now == IN_VALIDATION and self._before_validation is not None:
+            return self._before_validation
+        return take(device)
+
+    # --- resuming
+
+    def on_load_checkpoint(self, trainer: L.Trainer, model: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take note of the file before the Trainer follows it."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        saved = checkpoint["callbacks"].get(self.state_key, {})
+        if not saved.keys() >= {"moment", "processes", "generators"}:
+            rank_zero_warn("The checkpoint holds no state of ExactResume: it is resumed as Lightning does, not exactly.")
+            return
+        self._saved, self._moment = saved, saved["moment"]
+        self._passes.resuming = True
+        progress = checkpoint["loops"]["fit_loop"]
+        self._stays_stopped = self._was_stopped_and_stays_so(trainer, saved, checkpoint["callbacks"])
+        if saved["epoch_cut_short"] and not self._stays_stopped and _steps_are_left(trainer, checkpoint):
+            progress.update(moments.epoch_not_ended(progress))
+            self._moment = moments.BETWEEN_BATCHES
+        self._progress = deepcopy({key: value for key, value in progress.items() if key != "state_dict"})
+        self._loader_states = progress["state_dict"].get("combined_loader", [])
+        types = {name: value.dtype for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+        if any(types.get(name, value.dtype) != value.dtype for name, value in checkpoint["state_dict"].items()):
+            self._weights = checkpoint  # loaded again when the model has the precision of the run
+
+    def _was_stopped_and_stays_so(self, trainer: L.Trainer, saved: dict[str, Any], states: dict[str, Any]) -> bool:
+        if not saved["should_stop"]:
+            return False
+        now = _stoppers(trainer)
+        stopped_early = [key for key in saved["stoppers"] if states.get(key, {}).get("stopping_reason", 0)]
+        if not stopped_early:
+            if not any(isinstance(callback, Timer) for callback in trainer.callbacks):
+                rank_zero_warn("The run had been asked to stop as the checkpoint was saved; it goes on.")
+            return False
+        if all(now.get(key) == saved["stoppers"][key] for key in stopped_early):
+            rank_zero_info("EarlyStopping had ended this run. Resume it with more patience to train on.")
+            return True
+        self._patience = {stopper: stopper.patience for stopper in trainer.early_stopping_callbacks}
+        return False
+
+    def on_fit_start(self, trainer: L.Trainer, model: L.LightningModule) -> None:
+        if self._weights is not None:
+            trainer.strategy.load_model_state_dict(self._weights, strict=model.strict_loading)
+            self._weights = None
+        for stopper, patience in self._patience.items():
+            rank_zero_info(f"EarlyStopping goes on with a patience of {patience}, not the file's {stopper.patience}.")
+            stopper.patience = patience
+
+    def on_train_start(self, trainer: L.Trainer, model: L.LightningModule) -> None:
+        loops = Loops(trainer)
+        self._validation = HeldState(loops.validation_loaders)
+        saved, self._saved = self._saved, None
+        if saved is not None:
+            self._go_on(trainer, model, loops, saved)
+
+    def _go_on(self, trainer: L.Trainer, model: L.LightningModule, loops: Loops, saved: dict[str, Any]) -> None:
+        own = _own(trainer, saved["processes"])
+        within = self._moment not in (START, EPOCH_START, EPOCH_END, EPOCH_ENDED)
+        self._compare(trainer, saved, loops, own, within)
+        for reason in saved["inexact"]:
+            rank_zero_warn(f"The run does not resume exactly: {reason}.")
+        loops.set_progress(self._progress_to_go_on_from())
+        loops.set_counters(saved["counters"])
+        self._put_back(trainer, model, loops, saved, own)
+        self._finish(trainer, model, loops, saved)
+        validate = self._moment == IN_VALIDATION or (self._moment == AFTER_BATCH and loops.validation_is_due())
+        if self._moment == AFTER_BATCH and not validate:
+            loops.finish_advance()
+        self._begin(trainer, loops, own, within, validate)
+        if self._stays_stopped and within and loops.can_stop():
+            self._stop_owed = True  # once the epoch's end is done, as in an uninterrupted run
+            loops.leave_no_batch()
+        else:
+            trainer.should_stop = trainer.should_stop or self._stays_stopped
+        missing = set_generator_states(_own(trainer, saved["generators"]), trainer.strategy.root_device)
+        if missing:
+            rank_zero_warn(f"The checkpoint holds no state of the generators {missing}: the run will not be exact.")
+
+    def _progress_to_go_on_from(self) -> dict[str, Any]:
+        change: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+            IN_BATCH: moments.batch_begun_again,
+            IN_VALIDATION: moments.validation_not_begun,
+            EPOCH_START: moments.epoch_not_begun,
+        }
+        return change.get(self._moment, lambda progress: progress)(self._progress)
+
+    def _put_back(
+        self, trainer: L.Trainer, model: L.LightningModule, loops: Loops, saved: dict[str, Any], own: dict[str, Any]
+    ) -> None:
+        device = trainer.strategy.root_device
+        loops.set_results(own["results"], device)
+        internals.set_metric_states(model, own["metric_states"])
+        for name in ("metrics", "logged", "progress_bar"):
+            {
+                "metrics": trainer.callback_metrics,
+                "logged": trainer.logged_metrics,
+                "progress_bar": trainer.progress_bar_metrics,
+            }[name].update(saved[name])
+        frozen, in_eval = set(saved["frozen"]), set(saved["in_eval"])
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad != (name not in frozen):
+                parameter.requires_grad = name not in frozen
+            if name in own["gradients"]:
+                parameter.grad = own["gradients"][name].to(parameter.device, parameter.dtype)
+        for name, module in model.named_modules():
+            module.training = name not in in_eval
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):
+            trainer.accumulate_grad_batches = saved["accumulate"]
+
+    def _finish(self, trainer: L.Trainer, model: L.LightningModule, loops: Loops, saved: dict[str, Any]) -> None:
+        """Do what came after the save in the hook that saved, and right after it."""
+        everyone = [*trainer.callbacks, model]
+        hook = moments.HOOKS.get(self._moment, "")
+        for place in saved["left_out"] if hook else ():
+            owner = everyone[place] if place < len(everyone) else None
+            if owner is self or owner is None or (hook == "on_train_batch_end" and not moments.needs_no_batch(owner)):
+                continue
+            moments.run_hook(trainer, model, owner, hook, trainer.fit_loop.batch_idx)
+        if self._moment == AFTER_BATCH:
+            loops.finish_batch()
+        elif self._moment == AFTER_VALIDATION:
+            loops.finish_advance()
+        elif self._moment == EPOCH_END:
+            loops.finish_epoch()
+
+    def _begin(self, trainer: L.Trainer, loops: Loops, own: dict[str, Any], within: bool, validate: bool) -> None:
+        """Bring the loaders to where they stood, and the loops to what comes next."""
+        note, replay = own["position"], self.mid_epoch == "replay"
+        states = own["loader_states"] or self._loader_states
+        for loader, begun in zip(loops.validation_loaders, own["validation"]["begun"], strict=False):
+            if begun and persistent(loader):
+                iter(loader)  # its workers were there already, and starting them draws a random number
+        if within:
+            fetched = note["fetched_by_the_step"]
+            batches = trainer.fit_loop.batch_idx + 1 if fetched is None else fetched
+            self._passes.go_on(loops, note, states, batches, replay)
+            loops.go_on_within_the_epoch(validate)
+        else:
+            if self._moment == START or trainer.current_epoch == 0:
+                self._passes.go_on(loops, note, states, 0, replay)
+            else:
+                self._passes.go_on_after(loops, note, states, replay)
+            loops.go_on_with_an_epoch()
+        self._validation.set(own["validation"]["held"])
+
+    def _compare(
+        self, trainer: L.Trainer, saved: dict[str, Any], loops: Loops, own: dict[str, Any], within: bool
+    ) -> None:
+        """Name what differs from the run that was saved, before the first step.
+
+        Raises:
+            CheckpointError: within an epoch its place in the data cannot be found.
+        """
+        run, way = _run(trainer, loops), own["position"]["way"]
+        if within and way in (REPLAY, STREAM) and self.mid_epoch != "replay":
+            self._refuse(f"the way back into the pass is to draw its batches again, and mid_epoch is '{self.mid_epoch}'")
+        for name, before in saved["run"].items():
+            if run[name] == before:
+                continue
+            said = f"{name} is {run[name]}, and was {before} as the checkpoint was saved"
+            if within and name in ("loaders", "processes"):
+                self._refuse(said)
+            else:
+                rank_zero_warn(f"The run will not be exact: {said}.")
+
+    def _refuse(self, reason: str) -> None:
+        if self.mid_epoch != "approximate":
+            raise CheckpointError(
+                f"The checkpoint is from within an epoch, and it cannot be resumed exactly: {reason}. Resume it as it "
+                "was, from a checkpoint of an epoch's end, or with ExactResume(mid_epoch='approximate')."
+            )
+        rank_zero_warn(f"The run is resumed within an epoch, approximately: {reason}.")
 
 
-def _step_plateau_schedulers(trainer: L.Trainer, model: L.LightningModule) -> None:
-    """What Lightning does at the end of an epoch; `current_epoch` is already the next one."""
-    for config in trainer.lr_scheduler_configs:
-        if config.reduce_on_plateau and config.interval == "epoch" and trainer.current_epoch % config.frequency == 0:
-            value = trainer.callback_metrics.get(config.monitor or "")
-            if value is not None:
-                trainer.fit_loop.epoch_loop.scheduler_progress.increment_ready()
-                model.lr_scheduler_step(config.scheduler, value)
-                trainer.fit_loop.epoch_loop.scheduler_progress.increment_completed()
+def _inexact(
+    trainer: L.Trainer, model: L.LightningModule, now: str, saver: Any, hook: str, left: list[int]
+) -> list[str]:
+    """Why no exact way leads from this moment; empty where one does."""
+    reasons = []
+    if now == IN_BATCH:
+        reasons.append("it is saved inside a batch; the batch is begun again, on what it has changed already")
+    if now == EPOCH_START:
+        reasons.append("it is saved as an epoch starts; the hooks of the start are run again")
+    if now == AFTER_BATCH:
+        everyone = [*trainer.callbacks, model]
+        late = [everyone[n] for n in left] if hook else [model]
+        for owner in late:
+            if moments.overrides(owner, "on_train_batch_end") and not moments.needs_no_batch(owner):
+                if isinstance(owner, ExactResume):
+                    continue
+                name = type(owner).__name__
+                reasons.append(f"what {name}.on_train_batch_end does after the save is not in the file")
+    return reasons
 
 
-# --- the loops' progress, as Lightning counts it
-
-
-def _what_comes_next(trainer: L.Trainer, progress: dict[str, Any]) -> str | None:
-    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
-    if _is_ending(progress["epoch_progress"]):  # in on_train_epoch_end
-        return SCHEDULER_STEP
-    if _is_ending(progress[_BATCHES]):  # in on_train_batch_end
-        if fetcher is not None and loop._should_check_val_fx(fetcher):
-            return VALIDATION
-        if loop._num_ready_batches_reached():
-            return EPOCH_END
-    return None
-
-
-def _is_ending(progress: dict[str, Any]) -> bool:
-    """Whether a batch or an epoch has been processed and its last hooks are running."""
-    counts = progress["current"]
-    return counts["ready"] == counts["processed"] == counts["completed"] + 1
-
-
-def _all_completed(progress: dict[str, Any]) -> dict[str, Any]:
-    """What is under way, completed."""
-    done = {count: progress[count] | {"completed": progress[count]["processed"]} for count in ("total", "current")}
-    return progress | done
-
-
-def _validation_begun(fit_loop: dict[str, Any]) -> dict[str, Any]:
-    """The batch completed, the validation begun and no batch of it done: resumed from there, Lightning validates."""
-    before = fit_loop[_VALIDATING]["total"]["completed"]
-    begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-    total = {name: before + count for name, count in begun.items()}
+def _stoppers(trainer: L.Trainer) -> dict[str, list[Any]]:
+    """What each EarlyStopping stops by."""
+    names = ("patience", "min_delta", "stopping_threshold", "divergence_threshold", "check_finite")
     return {
-        _BATCHES: _all_completed(fit_loop[_BATCHES]),
-        _VALIDATING: {"total": total, "current": begun, "is_last_batch": False},
+        stopper.state_key: [getattr(stopper, name) for name in names] for stopper in trainer.early_stopping_callbacks
     }
 
 
-def _epoch_ended(fit_loop: dict[str, Any]) -> dict[str, Any]:
-    """The epoch completed and no batch of the next one begun."""
-    none = dict.fromkeys(fit_loop[_BATCHES]["current"], 0)
+def _steps_are_left(trainer: L.Trainer, checkpoint: dict[str, Any]) -> bool:
+    return trainer.max_steps == -1 or checkpoint["global_step"] < trainer.max_steps
+
+
+def _run(trainer: L.Trainer, loops: Loops) -> dict[str, Any]:
+    """What must be the same for a resumed run to be exact."""
+    loader = loops.train_loader
     return {
-        "state_dict": {key: value for key, value in fit_loop["state_dict"].items() if key != "combined_loader"},
-        "epoch_progress": _all_completed(fit_loop["epoch_progress"]),
-        _BATCHES: _all_completed(fit_loop[_BATCHES]) | {"current": none, "is_last_batch": False},
+        "loaders": [] if loader is None else described(loader.flattened),
+        "processes": trainer.world_size,
+        "seed": internals.seed_of_everything(),
     }
 
 
-# --- random generators
+def _fetched(loops: Loops) -> int | None:
+    return loops.fetched_by_the_step()
 
 
-def generator_states(device: torch.device) -> dict[str, Any]:
-    """The states of all random generators, as tensors and plain values: ``weights_only=True`` loads them."""
-    version, words, gauss = random.getstate()
-    numpy: Any = np.random.get_state(legacy=False)
-    key, position = numpy["state"]["key"], numpy["state"]["pos"]
-    states: dict[str, Any] = {
-        "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
-        "numpy": dict(numpy) | {"state": {"key": torch.from_numpy(key.astype(np.int64)), "pos": int(position)}},
-        "torch": torch.get_rng_state(),
+def _in_eval(model: L.LightningModule, loops: Loops, now: str) -> list[str]:
+    if now in (IN_VALIDATION, AFTER_VALIDATION):
+        return [name for name, training in loops.modes_before_validation().items() if not training]
+    return [name for name, module in model.named_modules() if not module.training]
+
+
+def _gradients(model: L.LightningModule) -> dict[str, torch.Tensor]:
+    return {name: p.grad.detach().cpu() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def _values(metrics: Any) -> dict[str, Any]:
+    return {
+        name: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
+        for name, value in metrics.items()
     }
-    if device.type != "cpu":
-        states[device.type] = torch.get_device_module(device).get_rng_state()
-    return states
-
-
-def set_generator_states(states: dict[str, Any], device: torch.device) -> None:
-    """Continue every generator from where :func:`generator_states` found it."""
-    python, numpy = states["python"], states["numpy"]
-    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
-    key = numpy["state"]["key"].cpu().numpy().astype(np.uint32)
-    np.random.set_state(numpy | {"state": {"key": key, "pos": numpy["state"]["pos"]}})
-    torch.set_rng_state(states["torch"].cpu())
-    if device.type in states:
-        torch.get_device_module(device).set_rng_state(states[device.type].cpu())
 
 
 def _from_every_process(trainer: L.Trainer, mine: dict[str, Any]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from mvae import DataError, InteractionsDataModule, MultiVAE, fit, synthetic
 from mvae.checkpoint import ExactResume
-from mvae.checkpoint.with_torch.resume import generator_states, set_generator_states
+from mvae.checkpoint.with_torch.generators import generator_states, set_generator_states
 from mvae.data import CSRLoader
 from mvae.training import quiet
 

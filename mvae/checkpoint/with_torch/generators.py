@@ -1,0 +1,128 @@
+"""Random generators as tensors and plain values, which ``weights_only=True`` loads."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+Snapshot = tuple[Any, Any, torch.Tensor, torch.Tensor | None]
+"""The global generators at one moment: Python's, NumPy's, torch's, the accelerator's. Cheap: 10 µs to take."""
+
+
+def take(device: torch.device) -> Snapshot:
+    """Remember where every global generator stands."""
+    accelerator = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+    return random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state(), accelerator
+
+
+def put(snapshot: Snapshot, device: torch.device) -> None:
+    """Go on from where :func:`take` found them."""
+    random.setstate(snapshot[0])
+    np.random.set_state(snapshot[1])
+    torch.set_rng_state(snapshot[2])
+    if snapshot[3] is not None:
+        torch.get_device_module(device).set_rng_state(snapshot[3], device)
+
+
+def plain(snapshot: Snapshot, device: torch.device) -> dict[str, Any]:
+    """A snapshot as tensors and plain values."""
+    states = {"python": _python(snapshot[0]), "numpy": _numpy(snapshot[1]), "torch": snapshot[2]}
+    return states if snapshot[3] is None else states | {device.type: snapshot[3]}
+
+
+def generator_states(device: torch.device) -> dict[str, Any]:
+    """The states of all global generators, as tensors and plain values."""
+    return plain(take(device), device)
+
+
+def set_generator_states(states: dict[str, Any], device: torch.device) -> list[str]:
+    """Continue every generator from where :func:`generator_states` found it.
+
+    Returns:
+        The names of those that are not in ``states``, as in a file that was salvaged: they are left alone.
+    """
+    if "python" in states:
+        random.setstate(_from_python(states["python"]))
+    if "numpy" in states:
+        np.random.set_state(_from_numpy(states["numpy"]))
+    if "torch" in states:
+        torch.set_rng_state(states["torch"].cpu())
+    if device.type in states:
+        torch.get_device_module(device).set_rng_state(states[device.type].cpu(), device)
+    wanted = ["python", "numpy", "torch", *([] if device.type == "cpu" else [device.type])]
+    return [name for name in wanted if name not in states]
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators of this machine's processor, and leave an accelerator's alone."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+
+
+# --- a generator that somebody holds: a DataLoader's, a sampler's, a data set's
+
+Held = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+HELD = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+def state_of(generator: Held) -> Any:
+    """Where it stands, as tensors and plain values."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().cpu()
+    if isinstance(generator, np.random.Generator):
+        return _to_plain(generator.bit_generator.state)
+    if isinstance(generator, np.random.RandomState):
+        return _numpy(generator.get_state(legacy=False))
+    return _python(generator.getstate())
+
+
+def set_state_of(generator: Held, state: Any) -> None:
+    """Go on from where :func:`state_of` found it."""
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state.cpu())
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = _to_numpy(state)
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(_from_numpy(state))
+    else:
+        generator.setstate(_from_python(state))
+
+
+def _python(state: Any) -> dict[str, Any]:
+    version, words, gauss = state
+    return {"version": version, "words": torch.tensor(words), "gauss": gauss}
+
+
+def _from_python(state: dict[str, Any]) -> Any:
+    return state["version"], tuple(state["words"].tolist()), state["gauss"]
+
+
+def _numpy(state: Any) -> dict[str, Any]:
+    key = torch.from_numpy(state["state"]["key"].astype(np.int64))
+    return dict(state) | {"state": {"key": key, "pos": int(state["state"]["pos"])}}
+
+
+def _from_numpy(state: dict[str, Any]) -> Any:
+    key = state["state"]["key"].cpu().numpy().astype(np.uint32)
+    return state | {"state": {"key": key, "pos": state["state"]["pos"]}}
+
+
+def _to_plain(value: Any) -> Any:
+    """NumPy's bit generators keep unsigned arrays, and numbers of 128 bits, which are written as text."""
+    if isinstance(value, dict):
+        return {key: _to_plain(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray):
+        return {"dtype": str(value.dtype), "hex": value.tobytes().hex()}
+    return hex(value) if isinstance(value, int) else value
+
+
+def _to_numpy(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"dtype", "hex"}:
+        return np.frombuffer(bytes.fromhex(value["hex"]), value["dtype"]).copy()
+    if isinstance(value, dict):
+        return {key: _to_numpy(inner) for key, inner in value.items()}
+    return int(value, 16) if isinstance(value, str) and value.startswith("0x") else value

@@ -1,0 +1,140 @@
+"""The moment at which a checkpoint is saved: what of the run is done, and what comes next."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from mvae.checkpoint.with_torch.lightning_internals import Progress
+
+START = "before the first batch"
+EPOCH_START = "as an epoch starts"
+IN_BATCH = "inside a batch"
+AFTER_BATCH = "after a batch"
+IN_VALIDATION = "inside a validation"
+AFTER_VALIDATION = "after a validation"
+BETWEEN_BATCHES = "between two batches"
+EPOCH_END = "as an epoch ends"
+EPOCH_ENDED = "after an epoch"
+
+HOOKS = {AFTER_BATCH: "on_train_batch_end", AFTER_VALIDATION: "on_validation_end", EPOCH_END: "on_train_epoch_end"}
+"""The hooks after which a run can go on exactly, if they are finished."""
+
+_BATCHES, _EPOCHS = "epoch_loop.batch_progress", "epoch_progress"
+
+
+def moment(progress: Progress, hook: str, validating: bool) -> str:
+    """Which moment it is.
+
+    Args:
+        progress: the loops' counters.
+        hook: the hook that saves, as :func:`saved_in` finds it.
+        validating: whether a validation is under way.
+    """
+    epoch, batch = progress[_EPOCHS]["current"], progress[_BATCHES]["current"]
+    if epoch["ready"] == 0:
+        return START
+    if epoch["ready"] > epoch["started"]:
+        return EPOCH_START
+    if epoch["processed"] == epoch["ready"]:
+        return EPOCH_ENDED if epoch["completed"] == epoch["ready"] else EPOCH_END
+    if batch["ready"] > batch["processed"]:
+        return IN_BATCH
+    if batch["processed"] > batch["completed"]:
+        return AFTER_BATCH
+    if validating:
+        return AFTER_VALIDATION if hook == HOOKS[AFTER_VALIDATION] else IN_VALIDATION
+    return BETWEEN_BATCHES
+
+
+def saved_in(trainer: L.Trainer) -> tuple[Any, str]:
+    """Whose hook is saving, and which: the callback or the module that called ``trainer.save_checkpoint``."""
+    owners = [*trainer.callbacks, trainer.lightning_module]
+    frame = sys._getframe(1)
+    found: tuple[Any, str] = (None, "")
+    while frame is not None:
+        owner, name = frame.f_locals.get("self"), frame.f_code.co_name
+        if any(owner is each for each in owners) and hasattr(Callback, name) and name != "on_save_checkpoint":
+            found = owner, name
+        frame = frame.f_back  # type: ignore[assignment]
+    return found
+
+
+def left_out(trainer: L.Trainer, saver: Any, hook: str) -> list[int]:
+    """Which callbacks' ``hook`` runs only after the one that saves: their places in the Trainer's list.
+
+    The place after the last callback stands for the module.
+    """
+    callbacks: list[Any] = trainer.callbacks
+    monitoring = [_runs_late(callback, hook) for callback in callbacks]
+    order = [n for n, late in enumerate(monitoring) if not late]
+    order += [len(callbacks), *[n for n, late in enumerate(monitoring) if late]]
+    if hook != HOOKS[EPOCH_END]:
+        order = [*range(len(callbacks)), len(callbacks)]
+    everyone = [*callbacks, trainer.lightning_module]
+    place = next((at for at, n in enumerate(order) if everyone[n] is saver), len(order))
+    return [n for n in order[place + 1 :] if overrides(everyone[n], hook)]
+
+
+def _runs_late(callback: Any, hook: str) -> bool:
+    """At an epoch's end Lightning runs the callbacks that look at metrics after the module."""
+    from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+
+    return hook == HOOKS[EPOCH_END] and isinstance(callback, Checkpoint | EarlyStopping)
+
+
+def overrides(owner: Any, hook: str) -> bool:
+    base = L.LightningModule if isinstance(owner, L.LightningModule) else Callback
+    return getattr(type(owner), hook, None) is not getattr(base, hook)
+
+
+def needs_no_batch(owner: Any) -> bool:
+    """Whether its on_train_batch_end can be run without the batch, which is gone."""
+    return type(owner).on_train_batch_end is ModelCheckpoint.on_train_batch_end
+
+
+def run_hook(trainer: L.Trainer, model: L.LightningModule, owner: Any, hook: str, batch_idx: int) -> None:
+    """Run what :func:`left_out` found, as Lightning would have."""
+    arguments = (None, None, batch_idx) if hook == HOOKS[AFTER_BATCH] else ()
+    before, model._current_fx_name = model._current_fx_name, hook  # for self.log, which asks where it is called
+    try:
+        getattr(owner, hook)(*(() if owner is model else (trainer, model)), *arguments)
+    finally:
+        model._current_fx_name = before
+
+
+# --- the loops' counters, moved
+
+
+def batch_begun_again(progress: Progress) -> Progress:
+    """As before the batch that is under way."""
+    return progress | {_BATCHES: _each(progress[_BATCHES], lambda counts: dict.fromkeys(counts, counts["completed"]))}
+
+
+def validation_not_begun(progress: Progress) -> Progress:
+    """As before the validation that is under way."""
+    name = "epoch_loop.val_loop.batch_progress"
+    total, current = progress[name]["total"], progress[name]["current"]
+    before = {count: total[count] - current[count] for count in total}
+    return progress | {name: progress[name] | {"total": before, "current": dict.fromkeys(current, 0)}}
+
+
+def epoch_not_begun(progress: Progress) -> Progress:
+    """As before the epoch that starts."""
+    return progress | {_EPOCHS: _each(progress[_EPOCHS], lambda counts: dict.fromkeys(counts, counts["completed"]))}
+
+
+def epoch_not_ended(progress: Progress) -> Progress:
+    """As within the epoch that a limit had ended."""
+
+    def back(counts: dict[str, int]) -> dict[str, int]:
+        return counts | {"processed": counts["ready"] - 1, "completed": counts["ready"] - 1}
+
+    return progress | {_EPOCHS: _each(progress[_EPOCHS], back)}
+
+
+def _each(counts: dict[str, Any], change: Any) -> dict[str, Any]:
+    return counts | {name: change(counts[name]) for name in ("total", "current")}
