@@ -131,7 +131,11 @@ class Passes:
         self.before_fetch, self.fetching = take(self.device), True
         if self.batches == 0 and self.way == SKIP:
             self._start = self.before_fetch  # the order of the pass is drawn now, and not as it began
-        batch = self._in_stream(fetch) if self.way == STREAM else fetch()
+        try:
+            batch = self._in_stream(fetch) if self.way == STREAM else fetch()
+        except StopIteration:
+            self.fetching = False
+            raise
         self.batches += 1
         self.fetching = False
         return batch

@@ -287,16 +287,17 @@ class ExactResume(Callback):
         for loader, begun in zip(loops.validation_loaders, own["validation"]["begun"], strict=False):
             if begun and persistent(loader):
                 iter(loader)  # its workers were there already, and starting them draws a random number
-        if within:
+        if not within and (self._moment == START or trainer.current_epoch == 0):
+            self._passes.go_on(loops, note, states, 0, replay)
+        elif not within or loops.at_last_batch():
+            self._passes.go_on_after(loops, note, states, replay)
+        else:
             fetched = note["fetched_by_the_step"]
             batches = trainer.fit_loop.batch_idx + 1 if fetched is None else fetched
             self._passes.go_on(loops, note, states, batches, replay)
+        if within:
             loops.go_on_within_the_epoch(validate)
         else:
-            if self._moment == START or trainer.current_epoch == 0:
-                self._passes.go_on(loops, note, states, 0, replay)
-            else:
-                self._passes.go_on_after(loops, note, states, replay)
             loops.go_on_with_an_epoch()
         self._validation.set(own["validation"]["held"])
 
@@ -315,7 +316,13 @@ class ExactResume(Callback):
             if run[name] == before:
                 continue
             said = f"{name} is {run[name]}, and was {before} as the checkpoint was saved"
-            if within and name in ("loaders", "processes"):
+            if name == "seed":
+                rank_zero_warn(
+                    f"seed_everything was called with {run[name]}, and with {before} in the run that saved the "
+                    "checkpoint. The random generators go on as they stood, but what a seed decides beforehand (a split, "
+                    "the order of a DistributedSampler) may be another."
+                )
+            elif within and name in ("loaders", "processes"):
                 self._refuse(said)
             else:
                 rank_zero_warn(f"The run will not be exact: {said}.")
