@@ -149,6 +149,7 @@ class Situation:
         net: makes the model.
         options: of the Trainer.
         callbacks: makes the callbacks besides the harness's own.
+        plugins: makes the Trainer's plugins.
         validation: makes the validation loader.
     """
 
@@ -156,6 +157,7 @@ class Situation:
     net: Callable[[], L.LightningModule] = Net
     options: dict[str, Any] = field(default_factory=dict)
     callbacks: Callable[[], list[Any]] = list
+    plugins: Callable[[], list[Any]] = list
     validation: Callable[[], Any] | None = None
 
 
@@ -189,6 +191,7 @@ class Run:
                 enable_checkpointing=bool(saver),
                 log_every_n_steps=1,
                 accelerator="cpu",
+                plugins=situation.plugins(),
                 **{"max_epochs": 3} | situation.options,
             )
             try:
