@@ -42,9 +42,10 @@ class Loops:
     # --- where they stand
 
     @property
-    def train_loader(self) -> CombinedLoader | None:
-        """Trainer.train_dataloader gives what the user passed, not the loader that is iterated."""
-        return self.fit._combined_loader
+    def train_loaders(self) -> list[Any]:
+        """Trainer.train_dataloader gives them nested as the user passed them."""
+        loader = self.fit._combined_loader
+        return [] if loader is None else loader.flattened
 
     @property
     def validation_loaders(self) -> list[Any]:
@@ -64,6 +65,10 @@ class Loops:
         """Trainer has the interval, not the rule."""
         fetcher = self.fit._data_fetcher
         return fetcher is not None and bool(self.epoch._should_check_val_fx(fetcher))
+
+    def validates_by_time(self) -> bool:
+        """Trainer.val_check_interval is 1.0 then."""
+        return getattr(self.trainer, "_val_check_time_interval", None) is not None
 
     def can_stop(self) -> bool:
         """Whether the least number of epochs and steps is reached: Trainer has the numbers, not the rule."""

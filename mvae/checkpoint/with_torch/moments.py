@@ -63,8 +63,8 @@ def saved_in(trainer: L.Trainer) -> tuple[Any, str]:
     return found
 
 
-def left_out(trainer: L.Trainer, saver: Any, hook: str) -> list[int]:
-    """Which callbacks' ``hook`` runs only after the one that saves: their places in the Trainer's list.
+def left_out(trainer: L.Trainer, saver: Any, hook: str, but: Callback) -> list[int]:
+    """Which callbacks' ``hook`` runs only after the one that saves, ``but`` one: their places in the Trainer's list.
 
     The place after the last callback stands for the module.
     """
@@ -76,7 +76,7 @@ def left_out(trainer: L.Trainer, saver: Any, hook: str) -> list[int]:
         order = [*range(len(callbacks)), len(callbacks)]
     everyone = [*callbacks, trainer.lightning_module]
     place = next((at for at, n in enumerate(order) if everyone[n] is saver), len(order))
-    return [n for n in order[place + 1 :] if overrides(everyone[n], hook)]
+    return [n for n in order[place + 1 :] if overrides(everyone[n], hook) and everyone[n] is not but]
 
 
 def _runs_late(callback: Any, hook: str) -> bool:

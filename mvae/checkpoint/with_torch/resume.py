@@ -8,7 +8,13 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler, Timer
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+    Timer,
+)
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
@@ -18,10 +24,11 @@ from mvae.checkpoint.with_torch import moments
 from mvae.checkpoint.with_torch.generators import Snapshot, plain, set_generator_states, take
 from mvae.checkpoint.with_torch.held_state import HeldState
 from mvae.checkpoint.with_torch.lightning_internals import Loops
-from mvae.checkpoint.with_torch.loader_position import REPLAY, STREAM, Passes, described, persistent
+from mvae.checkpoint.with_torch.loader_position import REPLAY, STREAM, Passes, described, persistent, stateful
 from mvae.checkpoint.with_torch.moments import (
     AFTER_BATCH,
     AFTER_VALIDATION,
+    BETWEEN_BATCHES,
     EPOCH_END,
     EPOCH_ENDED,
     EPOCH_START,
@@ -99,10 +106,10 @@ class ExactResume(Callback):
         loops, progress = Loops(trainer), checkpoint["loops"]["fit_loop"]
         saver, hook = moments.saved_in(trainer)
         now = moments.moment(progress, hook, trainer.validating)
-        left = moments.left_out(trainer, saver, moments.HOOKS[now]) if hook == moments.HOOKS.get(now) else []
+        left = moments.left_out(trainer, saver, hook, but=self) if hook == moments.HOOKS.get(now) else []
         mine, refused = self._own_part(trainer, model, loops, now)
         everyone = _from_every_process(trainer, mine)
-        inexact = refused + _inexact(trainer, model, now, saver, hook, left)
+        inexact = refused + _inexact(trainer, model, loops, now, hook, left)
         for reason in inexact:
             rank_zero_warn(f"A checkpoint is saved from which a run does not resume exactly: {reason}.")
         checkpoint["callbacks"][self.state_key] = {
@@ -137,7 +144,7 @@ class ExactResume(Callback):
         accumulated = now not in (START, EPOCH_START, EPOCH_ENDED) and (manual or loops.accumulating())
         part = {
             "generators": plain(self._generators(device, now), device),
-            "position": self._passes.note() | {"fetched_by_the_step": _fetched(loops)},
+            "position": self._passes.note() | {"fetched_by_the_step": loops.fetched_by_the_step()},
             "loader_states": states,
             "validation": {
                 "held": self._validation.now(),
@@ -173,7 +180,7 @@ class ExactResume(Callback):
         self._stays_stopped = self._was_stopped_and_stays_so(trainer, saved, checkpoint["callbacks"])
         if saved["epoch_cut_short"] and not self._stays_stopped and _steps_are_left(trainer, checkpoint):
             progress.update(moments.epoch_not_ended(progress))
-            self._moment = moments.BETWEEN_BATCHES
+            self._moment = BETWEEN_BATCHES
         self._progress = deepcopy({key: value for key, value in progress.items() if key != "state_dict"})
         self._loader_states = progress["state_dict"].get("combined_loader", [])
         types = {name: value.dtype for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
@@ -247,12 +254,9 @@ class ExactResume(Callback):
         device = trainer.strategy.root_device
         loops.set_results(own["results"], device)
         internals.set_metric_states(model, own["metric_states"])
-        for name in ("metrics", "logged", "progress_bar"):
-            {
-                "metrics": trainer.callback_metrics,
-                "logged": trainer.logged_metrics,
-                "progress_bar": trainer.progress_bar_metrics,
-            }[name].update(saved[name])
+        trainer.callback_metrics.update(saved["metrics"])
+        trainer.logged_metrics.update(saved["logged"])
+        trainer.progress_bar_metrics.update(saved["progress_bar"])
         frozen, in_eval = set(saved["frozen"]), set(saved["in_eval"])
         for name, parameter in model.named_parameters():
             if parameter.requires_grad != (name not in frozen):
@@ -270,7 +274,7 @@ class ExactResume(Callback):
         hook = moments.HOOKS.get(self._moment, "")
         for place in saved["left_out"] if hook else ():
             owner = everyone[place] if place < len(everyone) else None
-            if owner is self or owner is None or (hook == "on_train_batch_end" and not moments.needs_no_batch(owner)):
+            if owner is None or (hook == "on_train_batch_end" and not moments.needs_no_batch(owner)):
                 continue
             moments.run_hook(trainer, model, owner, hook, trainer.fit_loop.batch_idx)
         if self._moment == AFTER_BATCH:
@@ -337,24 +341,34 @@ class ExactResume(Callback):
 
 
 def _inexact(
-    trainer: L.Trainer, model: L.LightningModule, now: str, saver: Any, hook: str, left: list[int]
+    trainer: L.Trainer, model: L.LightningModule, loops: Loops, now: str, hook: str, left: list[int]
 ) -> list[str]:
     """Why no exact way leads from this moment; empty where one does."""
-    reasons = []
-    if now == IN_BATCH:
-        reasons.append("it is saved inside a batch; the batch is begun again, on what it has changed already")
-    if now == EPOCH_START:
-        reasons.append("it is saved as an epoch starts; the hooks of the start are run again")
-    if now == AFTER_BATCH:
-        everyone = [*trainer.callbacks, model]
-        late = [everyone[n] for n in left] if hook else [model]
-        for owner in late:
-            if moments.overrides(owner, "on_train_batch_end") and not moments.needs_no_batch(owner):
-                if isinstance(owner, ExactResume):
-                    continue
-                name = type(owner).__name__
-                reasons.append(f"what {name}.on_train_batch_end does after the save is not in the file")
+    within = now in (AFTER_BATCH, AFTER_VALIDATION, BETWEEN_BATCHES, IN_VALIDATION) and not loops.at_last_batch()
+    everyone = [*trainer.callbacks, model]
+    late = ([everyone[n] for n in left] if hook else [model]) if now == AFTER_BATCH else []
+    reasons = [
+        f"what {type(owner).__name__}.on_train_batch_end does after the save is not in the file"
+        for owner in late
+        if owner is not None and moments.overrides(owner, "on_train_batch_end") and not moments.needs_no_batch(owner)
+    ]
+    if now in _NO_WAY_FROM:
+        reasons.append(_NO_WAY_FROM[now])
+    if within and any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):
+        reasons.append("StochasticWeightAveraging sets itself up only as an epoch starts, and this is within one")
+    if within and loops.fetched_by_the_step() is not None:
+        reasons.append("training_step takes the batches itself (dataloader_iter), and its hooks see the one before")
+    if within and loops.has_prefetched() and any(map(stateful, loops.train_loaders)):
+        reasons.append("a loader with a state and no length is read one batch ahead, and its state is past that batch")
+    if loops.validates_by_time():
+        reasons.append("val_check_interval is a time, and no two runs take the same")
     return reasons
+
+
+_NO_WAY_FROM = {
+    IN_BATCH: "it is saved inside a batch, which is begun again on what it has changed already",
+    EPOCH_START: "it is saved as an epoch starts, and the hooks that have run by then are run again",
+}
 
 
 def _stoppers(trainer: L.Trainer) -> dict[str, list[Any]]:
@@ -371,16 +385,11 @@ def _steps_are_left(trainer: L.Trainer, checkpoint: dict[str, Any]) -> bool:
 
 def _run(trainer: L.Trainer, loops: Loops) -> dict[str, Any]:
     """What must be the same for a resumed run to be exact."""
-    loader = loops.train_loader
     return {
-        "loaders": [] if loader is None else described(loader.flattened),
+        "loaders": described(loops.train_loaders),
         "processes": trainer.world_size,
         "seed": internals.seed_of_everything(),
     }
-
-
-def _fetched(loops: Loops) -> int | None:
-    return loops.fetched_by_the_step()
 
 
 def _in_eval(model: L.LightningModule, loops: Loops, now: str) -> list[str]:

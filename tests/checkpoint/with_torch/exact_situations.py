@@ -108,7 +108,14 @@ class TakesBatchesItself(Net):
 
     def training_step(self, dataloader_iter: Any) -> torch.Tensor:  # type: ignore[override]
         batch, batch_idx, _ = next(dataloader_iter)
-        return super().training_step(batch, batch_idx)
+        loss = self.loss(batch)
+        self.log("train_loss", loss, on_step=True, on_epoch=True, batch_size=4)
+        return loss
+
+
+class TwoValidations(Net):
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().validation_step(batch, batch_idx)
 
 
 class EMA(WeightAveraging):
@@ -182,6 +189,6 @@ SITUATIONS: dict[str, Situation] = {
         loader,
         validation=lambda: loader(Noisy(6), generator=torch.Generator().manual_seed(1)),
     ),
-    "two validation loaders": Situation(csr, validation=lambda: [loader(Noisy(6)), loader(Noisy(4))]),
+    "two validation loaders": Situation(csr, TwoValidations, validation=lambda: [loader(Noisy(6)), loader(Noisy(4))]),
     "gradient clipping, deterministic": Situation(loader, options={"gradient_clip_val": 0.1, "deterministic": True}),
 }
