@@ -8,6 +8,7 @@ scheduler's step, a metric's mean. For each private name the public way that was
 from __future__ import annotations
 
 import builtins
+import inspect
 import os
 from collections.abc import Callable
 from functools import reduce
@@ -139,10 +140,12 @@ class Loops:
             self._skip_one_advance()
         elif self.at_last_batch():
             self.leave_no_batch()
+        ready = self.epoch.batch_progress.current.ready
+        self.connector._first_loop_iter = ready == 1 if ready else None  # None begins the means anew
         fetcher = self.fit._data_fetcher
         assert fetcher is not None
         # The loop adds the batches of the epoch to what has been fetched, and a replay has fetched them already.
-        fetcher.fetched = max(0, fetcher.fetched - self.epoch.batch_progress.current.ready)
+        fetcher.fetched = max(0, fetcher.fetched - ready)
 
     def _set_stages(self, fit: Any, epoch: Any, restarting: bool) -> None:
         """_FitLoop.restarting is a property that sets the loops below too, and by rules of its own."""
@@ -296,8 +299,19 @@ def iterators(loader: CombinedLoader) -> list[Any]:
     return [] if loader._iterator is None else loader._iterator.iterators
 
 
-def mode(loader: CombinedLoader) -> str:
-    return str(loader._mode)
+def running_hook() -> tuple[Any, str]:
+    """Whose hook is running, a callback's or the module's, and which: told by the frames that Lightning calls it from.
+
+    ``LightningModule`` keeps the name only, and forgets it while a checkpoint is saved.
+    """
+    names = {"_call_callback_hooks": "callback", "_call_lightning_module_hook": "pl_module"}
+    found: tuple[Any, str] = (None, "")
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name in names and frame.f_locals.get("hook_name") != "on_save_checkpoint":
+            found = frame.f_locals.get(names[frame.f_code.co_name]), frame.f_locals["hook_name"]
+        frame = frame.f_back
+    return found
 
 
 def seed_of_everything() -> int | None:

@@ -179,7 +179,7 @@ class Passes:
         else:
             self._repeat_earlier(loops, note["earlier"], replay)
             drawn = self._begin_again(loops, note)
-            if replay:
+            if replay or self.way == SKIP:
                 self._skip(drawn, batches)
             if replay and self.way != SKIP and batches:
                 rank_zero_info(f"ExactResume drew {batches:,} batches again in {time.monotonic() - began:.1f} s.")
@@ -240,12 +240,9 @@ class Passes:
     def _skip(self, drawn: Any, batches: int) -> None:
         if self.way == SKIP:
             assert self.loader is not None
-            for iterator in internals.iterators(self.loader):
-                for _ in range(batches):
-                    iterator._next_index()  # of torch's iterator; it has no public way to pass a batch by
-        else:
-            for _ in range(batches):
-                next(drawn)
+            (drawn,) = (iterator._sampler_iter for iterator in internals.iterators(self.loader))  # torch's, not public
+        for _ in range(batches):
+            next(drawn, None)
 
     def _keep(self, note: dict[str, Any]) -> None:
         """What the next file says of this pass."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import lightning as L
@@ -31,7 +30,7 @@ def moment(progress: Progress, hook: str, validating: bool) -> str:
 
     Args:
         progress: the loops' counters.
-        hook: the hook that saves, as :func:`saved_in` finds it.
+        hook: the hook that saves, as :func:`~lightning_internals.running_hook` finds it.
         validating: whether a validation is under way.
     """
     epoch, batch = progress[_EPOCHS]["current"], progress[_BATCHES]["current"]
@@ -48,19 +47,6 @@ def moment(progress: Progress, hook: str, validating: bool) -> str:
     if validating:
         return AFTER_VALIDATION if hook == HOOKS[AFTER_VALIDATION] else IN_VALIDATION
     return BETWEEN_BATCHES
-
-
-def saved_in(trainer: L.Trainer) -> tuple[Any, str]:
-    """Whose hook is saving, and which: the callback or the module that called ``trainer.save_checkpoint``."""
-    owners = [*trainer.callbacks, trainer.lightning_module]
-    frame = sys._getframe(1)
-    found: tuple[Any, str] = (None, "")
-    while frame is not None:
-        owner, name = frame.f_locals.get("self"), frame.f_code.co_name
-        if any(owner is each for each in owners) and hasattr(Callback, name) and name != "on_save_checkpoint":
-            found = owner, name
-        frame = frame.f_back  # type: ignore[assignment]
-    return found
 
 
 def left_out(trainer: L.Trainer, saver: Any, hook: str, but: Callback) -> list[int]:

@@ -104,7 +104,7 @@ class ExactResume(Callback):
             checkpoint["callbacks"][self.state_key] = self._saved
             return
         loops, progress = Loops(trainer), checkpoint["loops"]["fit_loop"]
-        saver, hook = moments.saved_in(trainer)
+        saver, hook = internals.running_hook()
         now = moments.moment(progress, hook, trainer.validating)
         left = moments.left_out(trainer, saver, hook, but=self) if hook == moments.HOOKS.get(now) else []
         mine, refused = self._own_part(trainer, model, loops, now)
@@ -176,6 +176,7 @@ class ExactResume(Callback):
             return
         self._saved, self._moment = saved, saved["moment"]
         self._passes.resuming = True
+        trainer.num_sanity_val_steps = 0  # the run did that as it began; Lightning does it again after an epoch's end
         progress = checkpoint["loops"]["fit_loop"]
         self._stays_stopped = self._was_stopped_and_stays_so(trainer, saved, checkpoint["callbacks"])
         if saved["epoch_cut_short"] and not self._stays_stopped and _steps_are_left(trainer, checkpoint):
