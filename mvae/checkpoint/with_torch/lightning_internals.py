@@ -26,6 +26,16 @@ Progress = dict[str, Any]
 """``checkpoint["loops"]["fit_loop"]``: the counters of all loops of a fit, under dotted names."""
 
 
+def run_hook(trainer: L.Trainer, owner: Any, hook: str, arguments: tuple[Any, ...]) -> None:
+    """Run one hook of one callback, or of the module, as Lightning does. Lightning runs those of all callbacks."""
+    model = trainer.lightning_module
+    before, model._current_fx_name = model._current_fx_name, hook  # for self.log, which asks where it is called
+    try:
+        getattr(owner, hook)(*(() if owner is model else (trainer, model)), *arguments)
+    finally:
+        model._current_fx_name = before
+
+
 class Loops:
     """The loops of a Trainer's ``fit``: where they stand, and how they are put elsewhere.
 
@@ -132,7 +142,9 @@ class Loops:
     def go_on_within_the_epoch(self, validate: bool) -> None:
         """Next comes the batch after the current one, or first the validation; or the epoch's end after its last."""
         self._set_stages(
-            fit_loop.RestartStage.RESTARTED_MID_EPOCH, training_epoch_loop.RestartStage.RESTARTED_ON_LAST, restarting=True
+            fit_loop.RestartStage.RESTARTED_MID_EPOCH,
+            training_epoch_loop.RestartStage.RESTARTED_ON_LAST,
+            restarting=True,
         )
         if validate:
             self.validation._restart_stage = evaluation_loop.RestartStage.RESTARTED_MID_EVALUATION

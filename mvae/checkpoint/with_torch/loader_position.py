@@ -163,11 +163,15 @@ class Passes:
 
     def states(self) -> list[Any]:
         """The states of the loaders that have one."""
-        return [] if self.loader is None else [loader.state_dict() for loader in self.loader.flattened if stateful(loader)]
+        return (
+            [] if self.loader is None else [loader.state_dict() for loader in self.loader.flattened if stateful(loader)]
+        )
 
     # --- going on
 
-    def go_on(self, loops: internals.Loops, note: dict[str, Any], states: list[Any], batches: int, replay: bool) -> None:
+    def go_on(
+        self, loops: internals.Loops, note: dict[str, Any], states: list[Any], batches: int, replay: bool
+    ) -> None:
         """Begin the pass of the note and go on to after its ``batches``; without ``replay``, at its beginning."""
         self.resuming = False
         began = time.monotonic()
@@ -208,8 +212,7 @@ class Passes:
         """Whether its state would go on with the pass. torchdata's does after the last batch, and gives none."""
         assert self.loader is not None
         loader = self.loader.flattened[0]
-        torchdata = type(loader).__module__.startswith("torchdata.")
-        return torchdata or (hasattr(loader, "__len__") and batches < len(loader))
+        return of_torchdata(loader) or (hasattr(loader, "__len__") and batches < len(loader))
 
     def _repeat_earlier(self, loops: internals.Loops, earlier: list[dict[str, Any]], replay: bool) -> None:
         """Persistent workers have drawn random numbers since the first pass."""
@@ -284,8 +287,17 @@ def stateful(loader: Any) -> bool:
     return callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None))
 
 
+def of_torchdata(loader: Any) -> bool:
+    return type(loader).__module__.startswith("torchdata.")
+
+
 def persistent(loader: Any) -> bool:
     return isinstance(loader, DataLoader) and loader.num_workers > 0 and loader.persistent_workers
+
+
+def has_workers(loader: Any) -> bool:
+    """Whether persistent workers have been started: torch keeps their iterator, under a private name."""
+    return persistent(loader) and loader._iterator is not None
 
 
 def described(loaders: list[Any]) -> list[dict[str, Any]]:

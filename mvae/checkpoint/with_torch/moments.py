@@ -82,16 +82,6 @@ def needs_no_batch(owner: Any) -> bool:
     return type(owner).on_train_batch_end is ModelCheckpoint.on_train_batch_end
 
 
-def run_hook(trainer: L.Trainer, model: L.LightningModule, owner: Any, hook: str, batch_idx: int) -> None:
-    """Run what :func:`left_out` found, as Lightning would have."""
-    arguments = (None, None, batch_idx) if hook == HOOKS[AFTER_BATCH] else ()
-    before, model._current_fx_name = model._current_fx_name, hook  # for self.log, which asks where it is called
-    try:
-        getattr(owner, hook)(*(() if owner is model else (trainer, model)), *arguments)
-    finally:
-        model._current_fx_name = before
-
-
 # --- the loops' counters, moved
 
 

@@ -24,7 +24,16 @@ from mvae.checkpoint.with_torch import moments
 from mvae.checkpoint.with_torch.generators import Snapshot, plain, set_generator_states, take
 from mvae.checkpoint.with_torch.held_state import HeldState
 from mvae.checkpoint.with_torch.lightning_internals import Loops
-from mvae.checkpoint.with_torch.loader_position import REPLAY, STREAM, Passes, described, persistent, stateful
+from mvae.checkpoint.with_torch.loader_position import (
+    REPLAY,
+    STREAM,
+    Passes,
+    described,
+    has_workers,
+    of_torchdata,
+    persistent,
+    stateful,
+)
 from mvae.checkpoint.with_torch.moments import (
     AFTER_BATCH,
     AFTER_VALIDATION,
@@ -41,6 +50,39 @@ from mvae.errors import CheckpointError
 
 class ExactResume(Callback):
     """Put into the checkpoint what Lightning leaves out, so that a resumed run equals one that was never interrupted.
+
+    Equal is every weight, moment, learning rate, batch, random number and logged metric. It adds
+    ``callbacks["ExactResume"]``, of tensors and plain values: the moment of the save, the random generators, where
+    the loaders stand, the running means of what is logged with ``on_epoch=True`` (torchmetrics too), gradients that are
+    still being accumulated, which parameters are frozen, and whether EarlyStopping had ended the run.
+
+    Where in the data a run goes on:
+
+    - a loader with ``state_dict`` and ``load_state_dict`` is given its state, and one pass is begun;
+    - of a ``DataLoader`` over a map-style data set, without workers, the sampler is moved on, and nothing is fetched;
+    - with workers the batches used already in the epoch are drawn again (with ``persistent_workers`` those of the
+      epochs before too), and how long that took is said;
+    - so they are for an ``IterableDataset``, a sampler or loader of your own, and several loaders at once. For these
+      the data draws from a stream of random numbers of its own, seeded from torch's generator as each pass begins, so
+      the numbers are other ones than without this callback.
+
+    Generators and counters that a loader, data set, sampler or transform holds as attributes are found and put back.
+    A callback or module whose hook was to run after the one that saved is run on resume.
+
+    Not exact, and said both when it is saved and when it is resumed:
+
+    - a save inside a batch (an exception or Ctrl-C in a step), which is begun again, and as an epoch starts;
+    - a save after a batch, if the module or a later callback has an ``on_train_batch_end`` of its own;
+    - within an epoch: StochasticWeightAveraging, ``training_step(dataloader_iter)``, and a loader that has a state
+      and no length;
+    - torchdata's loader with several processes, and ``val_check_interval`` as a time.
+
+    Named before the first step, as an error within an epoch: other loaders, rows, batch size, workers or number of
+    processes than in the file; as a warning: another seed. Nobody can find state that is kept elsewhere, such as in a
+    module's plain attributes, or random numbers that persistent workers draw for *validation*.
+
+    A run that EarlyStopping had ended stays ended with the same settings, and goes on with the patience that you pass
+    if that is another.
 
     Args:
         mid_epoch: what to do with a file from within an epoch if its loader can only be brought back by drawing the
@@ -148,7 +190,7 @@ class ExactResume(Callback):
             "loader_states": states,
             "validation": {
                 "held": self._validation.now(),
-                "begun": [getattr(loader, "_iterator", None) is not None for loader in loops.validation_loaders],
+                "begun": list(map(has_workers, loops.validation_loaders)),
             },
             "results": results,
             "metric_states": internals.metric_states(model),
@@ -172,7 +214,9 @@ class ExactResume(Callback):
             return
         saved = checkpoint["callbacks"].get(self.state_key, {})
         if not saved.keys() >= {"moment", "processes", "generators"}:
-            rank_zero_warn("The checkpoint holds no state of ExactResume: it is resumed as Lightning does, not exactly.")
+            rank_zero_warn(
+                "The checkpoint holds no state of ExactResume: it is resumed as Lightning does, not exactly."
+            )
             return
         self._saved, self._moment = saved, saved["moment"]
         self._passes.resuming = True
@@ -277,7 +321,8 @@ class ExactResume(Callback):
             owner = everyone[place] if place < len(everyone) else None
             if owner is None or (hook == "on_train_batch_end" and not moments.needs_no_batch(owner)):
                 continue
-            moments.run_hook(trainer, model, owner, hook, trainer.fit_loop.batch_idx)
+            arguments = (None, None, trainer.fit_loop.batch_idx) if hook == "on_train_batch_end" else ()
+            internals.run_hook(trainer, owner, hook, arguments)
         if self._moment == AFTER_BATCH:
             loops.finish_batch()
         elif self._moment == AFTER_VALIDATION:
@@ -289,8 +334,8 @@ class ExactResume(Callback):
         """Bring the loaders to where they stood, and the loops to what comes next."""
         note, replay = own["position"], self.mid_epoch == "replay"
         states = own["loader_states"] or self._loader_states
-        for loader, begun in zip(loops.validation_loaders, own["validation"]["begun"], strict=False):
-            if begun and persistent(loader):
+        for loader, had_workers in zip(loops.validation_loaders, own["validation"]["begun"], strict=False):
+            if had_workers and persistent(loader):
                 iter(loader)  # its workers were there already, and starting them draws a random number
         if not within and (self._moment == START or trainer.current_epoch == 0):
             self._passes.go_on(loops, note, states, 0, replay)
@@ -316,7 +361,9 @@ class ExactResume(Callback):
         """
         run, way = _run(trainer, loops), own["position"]["way"]
         if within and way in (REPLAY, STREAM) and self.mid_epoch != "replay":
-            self._refuse(f"the way back into the pass is to draw its batches again, and mid_epoch is '{self.mid_epoch}'")
+            self._refuse(
+                f"the way back into the pass is to draw its batches again, and mid_epoch is '{self.mid_epoch}'"
+            )
         for name, before in saved["run"].items():
             if run[name] == before:
                 continue
@@ -361,6 +408,8 @@ def _inexact(
         reasons.append("training_step takes the batches itself (dataloader_iter), and its hooks see the one before")
     if within and loops.has_prefetched() and any(map(stateful, loops.train_loaders)):
         reasons.append("a loader with a state and no length is read one batch ahead, and its state is past that batch")
+    if trainer.world_size > 1 and any(map(of_torchdata, loops.train_loaders)):
+        reasons.append("with several processes torchdata's loader gives another order in the epochs that follow")
     if loops.validates_by_time():
         reasons.append("val_check_interval is a time, and no two runs take the same")
     return reasons

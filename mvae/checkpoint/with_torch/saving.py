@@ -38,6 +38,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
     Lightning's own builds the file in memory first, a second copy of everything; goes through ``$TMPDIR``, from where
     moving it may be a copy that a kill cuts short; never calls ``fsync``; and says nothing of a folder that cannot be
     written to. Loading and removing are Lightning's own, and so is saving to anything but a local path (``s3://…``).
+    It can be wrapped: in ``AsyncCheckpointIO(DurableCheckpointIO())`` a save that fails is an error in the next one, or
+    when the fit ends.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:

@@ -180,8 +180,18 @@ class Run:
         if resume is not None:
             random.seed(9), np.random.seed(9), torch.manual_seed(9)
         trace, rows = Trace(), Rows()
-        callbacks = [*situation.callbacks(), trace, exact or ExactResume(), *([crash] if crash else []), *([saver] if saver else [])]
-        validation = torch.utils.data.DataLoader(rows_of(6), batch_size=3) if situation.validation is None else situation.validation()
+        callbacks = [
+            *situation.callbacks(),
+            trace,
+            exact or ExactResume(),
+            *([crash] if crash else []),
+            *([saver] if saver else []),
+        ]
+        validation = (
+            torch.utils.data.DataLoader(rows_of(6), batch_size=3)
+            if situation.validation is None
+            else situation.validation()
+        )
         with quiet():
             self.trainer = trainer = L.Trainer(
                 callbacks=callbacks,

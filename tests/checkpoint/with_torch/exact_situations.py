@@ -167,7 +167,9 @@ SITUATIONS: dict[str, Situation] = {
     "manual, two optimizers": Situation(loader, TwoOptimizers),
     "manual, two optimizers, CSRLoader": Situation(csr, TwoOptimizers),
     "EMA by a callback": Situation(loader, callbacks=lambda: [EMA()]),
-    "SWA": Situation(loader, callbacks=lambda: [StochasticWeightAveraging(0.01, swa_epoch_start=1, annealing_epochs=1)]),
+    "SWA": Situation(
+        loader, callbacks=lambda: [StochasticWeightAveraging(0.01, swa_epoch_start=1, annealing_epochs=1)]
+    ),
     "BackboneFinetuning": Situation(
         loader, Finetuned, callbacks=lambda: [BackboneFinetuning(1, backbone_initial_lr=0.01)]
     ),

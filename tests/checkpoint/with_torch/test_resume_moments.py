@@ -49,7 +49,9 @@ def died_and_resumed(situation: Situation, folder: Path, death: Callback) -> tup
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                run = Run(keeping if resume is None else situation, SaveAt(None, None), resume, None if resume else death)
+                run = Run(
+                    keeping if resume is None else situation, SaveAt(None, None), resume, None if resume else death
+                )
             except (SystemExit, KeyboardInterrupt):  # how Lightning ends after Ctrl-C
                 pass
         said.append([str(warning.message) for warning in caught])
@@ -153,7 +155,9 @@ def test_hooks_that_would_have_run_after_the_save_are_run_on_resume(tmp_path: Pa
 
 def test_of_two_model_checkpoints_the_second_one_loses_nothing(tmp_path: Path) -> None:
     def callbacks(folder: Path) -> list[Any]:
-        best = ModelCheckpoint(folder / "best", "{step}", monitor="val_loss", save_top_k=2, enable_version_counter=False)
+        best = ModelCheckpoint(
+            folder / "best", "{step}", monitor="val_loss", save_top_k=2, enable_version_counter=False
+        )
         return [ModelCheckpoint(folder / "all", "{step}", save_top_k=-1, enable_version_counter=False), best]
 
     whole = Run(Situation(loader, callbacks=lambda: callbacks(tmp_path / "whole")), SaveAt(None, None))
@@ -285,7 +289,9 @@ def test_replaying_can_be_refused_or_left_out(tmp_path: Path) -> None:
     plain = Situation(loader)
     Run(plain, SaveAt(("batch", 8), tmp_path))
     resumed = Run(plain, SaveAt(None, None), tmp_path / "newest.ckpt", exact=ExactResume("refuse"))
-    assert all_differences(Run(plain, SaveAt(None, None)), resumed) == [], "a DataLoader without workers needs no replay"
+    assert all_differences(Run(plain, SaveAt(None, None)), resumed) == [], (
+        "a DataLoader without workers needs no replay"
+    )
     with pytest.raises(ValueError, match="expected 'refuse', 'replay' or 'approximate'"):
         ExactResume("later")  # type: ignore[arg-type]
 

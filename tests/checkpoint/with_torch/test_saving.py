@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import lightning as L
 import pytest
 import torch
@@ -456,3 +457,41 @@ def test_a_whole_trainer_takes_it_as_a_plugin(
 
 def same_weights(path: Path) -> bool:
     return torch.load(path, weights_only=True)["global_step"] == 2
+
+
+def fitted(folder: Path | str, plugin: Any, **options: Any) -> ModelCheckpoint:
+    from lightning.pytorch.demos.boring_classes import BoringModel
+
+    keep = ModelCheckpoint(folder, "{step}", save_top_k=-1, **options)
+    trainer = L.Trainer(
+        max_epochs=2, limit_train_batches=2, limit_val_batches=0, plugins=[plugin], callbacks=[keep], logger=False,
+        enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+    )  # fmt: skip
+    trainer.fit(BoringModel())
+    return keep
+
+
+@pytest.mark.parametrize("save_last", [True, "link"])
+def test_wrapped_in_lightnings_async_plugin_it_saves_the_same_files(tmp_path: Path, save_last: Any) -> None:
+    for name, plugin in (("ours", DurableCheckpointIO()), ("theirs", TorchCheckpointIO())):
+        fitted(tmp_path / name, AsyncCheckpointIO(plugin), save_last=save_last)
+    ours, theirs = (sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("ours", "theirs"))
+    assert ours == theirs == ["last.ckpt", "step=2.ckpt", "step=4.ckpt"]
+    last = tmp_path / "ours" / "last.ckpt"
+    assert last.is_symlink() == (save_last == "link")
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+
+
+def test_wrapped_in_lightnings_async_plugin_a_save_that_fails_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    plugin = AsyncCheckpointIO(DurableCheckpointIO())
+    plugin.save_checkpoint({}, tmp_path / "file" / "x.ckpt")
+    with pytest.raises(CheckpointNotSavedError, match="was not saved"):
+        plugin.teardown()
+
+
+def test_a_checkpoint_may_go_to_a_file_system_of_fsspec() -> None:
+    keep = fitted("memory://checkpoints", DurableCheckpointIO(), save_last=True)
+    with fsspec.open("memory://checkpoints/last.ckpt", "rb") as file:
+        assert torch.load(file, weights_only=True)["global_step"] == 4
+    assert keep.best_model_path.startswith("memory://")
