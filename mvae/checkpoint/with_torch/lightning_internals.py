@@ -45,9 +45,9 @@ class Loops:
 
     def __init__(self, trainer: L.Trainer) -> None:
         self.trainer = trainer
-        self.fit = trainer.fit_loop
-        self.epoch = trainer.fit_loop.epoch_loop
-        self.validation = trainer.fit_loop.epoch_loop.val_loop
+        self.fit: Any = trainer.fit_loop
+        self.epoch: Any = trainer.fit_loop.epoch_loop
+        self.validation: Any = trainer.fit_loop.epoch_loop.val_loop
         self.connector = trainer._logger_connector  # Trainer.logged_metrics shows what it holds, not how it counts
 
     # --- where they stand
@@ -303,7 +303,7 @@ def cycles(loader: CombinedLoader) -> list[bool] | None:
 
 def set_cycles(loader: CombinedLoader, flags: list[bool] | None) -> None:
     if flags is not None and loader._iterator is not None:
-        loader._iterator._consumed = list(flags)
+        loader._iterator.__dict__["_consumed"] = list(flags)
 
 
 def iterators(loader: CombinedLoader) -> list[Any]:

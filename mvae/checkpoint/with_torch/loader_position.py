@@ -85,7 +85,7 @@ class Passes:
         if not isinstance(loader, _Recorded):
             own = type(loader)
             loader.__class__ = type(own.__name__, (_Recorded, own), {"__module__": own.__module__})
-        loader.passes = self
+        setattr(loader, "passes", self)  # noqa: B010
         self.loader, self.way = loader, way_back(loader)
         self._held = HeldState([] if self.way == STATE else loader.flattened)
         self._start, self._earlier, self.batches = None, [], 0

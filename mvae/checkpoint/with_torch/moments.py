@@ -49,12 +49,17 @@ def moment(progress: Progress, hook: str, validating: bool) -> str:
     return BETWEEN_BATCHES
 
 
+def callbacks_of(trainer: Any) -> list[Any]:
+    """``Trainer.callbacks``, which its type leaves out."""
+    return list(trainer.callbacks)
+
+
 def left_out(trainer: L.Trainer, saver: Any, hook: str, but: Callback) -> list[int]:
     """Which callbacks' ``hook`` runs only after the one that saves, ``but`` one: their places in the Trainer's list.
 
     The place after the last callback stands for the module.
     """
-    callbacks: list[Any] = trainer.callbacks
+    callbacks = callbacks_of(trainer)
     monitoring = [_runs_late(callback, hook) for callback in callbacks]
     order = [n for n, late in enumerate(monitoring) if not late]
     order += [len(callbacks), *[n for n, late in enumerate(monitoring) if late]]

@@ -238,7 +238,7 @@ class ExactResume(Callback):
         now = _stoppers(trainer)
         stopped_early = [key for key in saved["stoppers"] if states.get(key, {}).get("stopping_reason", 0)]
         if not stopped_early:
-            if not any(isinstance(callback, Timer) for callback in trainer.callbacks):
+            if not any(isinstance(callback, Timer) for callback in moments.callbacks_of(trainer)):
                 rank_zero_warn("The run had been asked to stop as the checkpoint was saved; it goes on.")
             return False
         if all(now.get(key) == saved["stoppers"][key] for key in stopped_early):
@@ -310,12 +310,12 @@ class ExactResume(Callback):
                 parameter.grad = own["gradients"][name].to(parameter.device, parameter.dtype)
         for name, module in model.named_modules():
             module.training = name not in in_eval
-        if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in moments.callbacks_of(trainer)):
             trainer.accumulate_grad_batches = saved["accumulate"]
 
     def _finish(self, trainer: L.Trainer, model: L.LightningModule, loops: Loops, saved: dict[str, Any]) -> None:
         """Do what came after the save in the hook that saved, and right after it."""
-        everyone = [*trainer.callbacks, model]
+        everyone = [*moments.callbacks_of(trainer), model]
         hook = moments.HOOKS.get(self._moment, "")
         for place in saved["left_out"] if hook else ():
             owner = everyone[place] if place < len(everyone) else None
@@ -371,8 +371,8 @@ class ExactResume(Callback):
             if name == "seed":
                 rank_zero_warn(
                     f"seed_everything was called with {run[name]}, and with {before} in the run that saved the "
-                    "checkpoint. The random generators go on as they stood, but what a seed decides beforehand (a split, "
-                    "the order of a DistributedSampler) may be another."
+                    "checkpoint. The random generators go on as they stood, but what a seed decides beforehand (a "
+                    "split, the order of a DistributedSampler) may be another."
                 )
             elif within and name in ("loaders", "processes"):
                 self._refuse(said)
@@ -393,7 +393,7 @@ def _inexact(
 ) -> list[str]:
     """Why no exact way leads from this moment; empty where one does."""
     within = now in (AFTER_BATCH, AFTER_VALIDATION, BETWEEN_BATCHES, IN_VALIDATION) and not loops.at_last_batch()
-    everyone = [*trainer.callbacks, model]
+    everyone = [*moments.callbacks_of(trainer), model]
     late = ([everyone[n] for n in left] if hook else [model]) if now == AFTER_BATCH else []
     reasons = [
         f"what {type(owner).__name__}.on_train_batch_end does after the save is not in the file"
@@ -402,7 +402,7 @@ def _inexact(
     ]
     if now in _NO_WAY_FROM:
         reasons.append(_NO_WAY_FROM[now])
-    if within and any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):
+    if within and any(isinstance(callback, StochasticWeightAveraging) for callback in moments.callbacks_of(trainer)):
         reasons.append("StochasticWeightAveraging sets itself up only as an epoch starts, and this is within one")
     if within and loops.fetched_by_the_step() is not None:
         reasons.append("training_step takes the batches itself (dataloader_iter), and its hooks see the one before")

@@ -94,7 +94,7 @@ class Trace(Callback):
         self.seen.append(("epoch end", trainer.current_epoch, float(trainer.callback_metrics["train_loss_epoch"])))
 
 
-class Crash(RuntimeError):
+class Crash(RuntimeError):  # noqa: N818
     pass
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from exact_loaders import PERSISTENT, Endless, Noisy, combined, csr, loader, rows_of
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 class Plateau(Net):
     """ReduceLROnPlateau, as it is told."""
 
-    config: dict[str, Any] = {}
+    config: ClassVar[dict[str, Any]] = {}
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
@@ -107,7 +107,7 @@ class TakesBatchesItself(Net):
     """``training_step(dataloader_iter)``: an experimental way of Lightning's."""
 
     def training_step(self, dataloader_iter: Any) -> torch.Tensor:  # type: ignore[override]
-        batch, batch_idx, _ = next(dataloader_iter)
+        batch, _, _ = next(dataloader_iter)
         loss = self.loss(batch)
         self.log("train_loss", loss, on_step=True, on_epoch=True, batch_size=4)
         return loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,9 @@ def died_and_resumed(situation: Situation, folder: Path, death: Callback) -> tup
     for resume in (None, folder / "on_exception.ckpt"):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            try:
-                run = Run(
-                    keeping if resume is None else situation, SaveAt(None, None), resume, None if resume else death
-                )
-            except (SystemExit, KeyboardInterrupt):  # how Lightning ends after Ctrl-C
-                pass
+            with suppress(SystemExit, KeyboardInterrupt):  # how Lightning ends after Ctrl-C
+                dying = resume is None
+                run = Run(keeping if dying else situation, SaveAt(None, None), resume, death if dying else None)
         said.append([str(warning.message) for warning in caught])
     return run, said[0], said[1]
 
@@ -103,7 +101,7 @@ class Terminated(Callback):
 @pytest.mark.parametrize("make", [loader, csr, lambda: loader(Endless())], ids=["DataLoader", "CSRLoader", "stream"])
 def test_what_a_sigterm_saves_is_exact(tmp_path: Path, make: Any) -> None:
     situation = Situation(make)
-    resumed, *said = died_and_resumed(situation, tmp_path, Terminated())
+    resumed, _, _ = died_and_resumed(situation, tmp_path, Terminated())
     whole = Run(situation, SaveAt(None, None))
     assert all_differences(whole, resumed) == []
     assert len(resumed.seen) < len(whole.seen)
