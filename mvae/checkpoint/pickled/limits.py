@@ -84,14 +84,11 @@ class KeyGuard:
         if kinds <= _TRUSTED or _few(len(target) + len(keys), kinds, keys):
             _put(target, keys, values)
             return
-        for key in keys:
-            if type(key) in (tuple, frozenset):
-                _check_parts(key)
-            elif isinstance(key, _UNHASHABLE):
-                raise CheckpointError(f"the pickle uses a {type(key).__name__} as a key, which Python does not allow.")
         for start in range(0, len(keys), _FEW):
             some = slice(start, start + _FEW)
             began = thread_time()
+            for key in keys[some]:
+                _check_parts(key)
             _put(target, keys[some], None if values is None else values[some])
             self._left -= thread_time() - began - _SECONDS_A_KEY * len(keys[some])
             if self._left < 0:
@@ -108,7 +105,7 @@ def _few(count: int, kinds: set[type], keys: list[Any]) -> bool:
     return small and all(-_HASH_MODULUS < key < _HASH_MODULUS for key in keys if type(key) is int)
 
 
-def _check_parts(key: tuple[Any, ...] | frozenset[Any]) -> None:
+def _check_parts(key: Any) -> None:
     """A compound key must be small, counted with repetition, because hashing it visits all of it."""
     pending: list[Any] = [key]
     for _ in range(_MAX_PARTS):

@@ -28,6 +28,7 @@ from mvae.errors import CheckpointError
 _CONTAINER = 150  # bytes that an empty dict, its place on the stack and in the checks cost, roughly
 _CHUNK = 4096  # opcodes between two looks at what small values have cost; large ones are looked at when they come
 _MAX_LINE = 1 << 16
+_MAX_FOLLOWED = 10_000  # calls of `getattr` and the like; no program writes more
 _MAX_CHAIN = 8  # calls of what a call returned; the first of them has said all there is to say
 _NOTHING = object()
 
@@ -284,7 +285,10 @@ def _call(u: Unpickler, function: Any, args: Any) -> Any:
                 u.guard.fill(*made)
                 return frozenset(made[1]) if function.name == "frozenset" else made[0]
         elif str(function) in FOLLOWED:
-            u.trace.calls.append((function, args))
+            if len(u.trace.calls) < _MAX_FOLLOWED:
+                u.trace.calls.append((function, args))
+            else:
+                function.uses.add("not followed")
     return rebuild.call(function, args)
 
 

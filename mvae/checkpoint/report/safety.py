@@ -226,7 +226,7 @@ def _refusal(name: Global, trace: Trace) -> Refusal:
 def _danger(name: Global, trace: Trace) -> str | None:
     """What a file can do with a name, if that is more than its own business; calls are followed to where they lead."""
     found = reach(name)
-    if str(name) == "builtins.getattr" and "called" in name.uses and "result called" not in name.uses:
+    if str(name) == "builtins.getattr" and "called" in name.uses and not name.uses & {"result called", "not followed"}:
         reached = [_attribute(args) for function, args in trace.calls if function == name]
         return found if None in reached else next(filter(None, map(reach, filter(None, reached))), None)
     if str(name) == "torch.storage._load_from_bytes" and "called" in name.uses and "not followed" not in name.uses:

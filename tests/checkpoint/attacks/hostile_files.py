@@ -140,6 +140,44 @@ def bombs(scale: int = 1) -> Iterator[tuple[str, bytes]]:
         "colliding tuples",
         pickle_of(b"}(", b"".join(_long(i * (2**61 - 1)) + b"\x85N" for i in range(1, 50_000)), b"u"),
     )
+    path, chosen = chosen_integers(16)
+    yield (
+        "integers, each found after all before it",
+        pickle_of(b"}(", b"".join(_int(i) + b"N" for i in path + chosen), b"u"),
+    )
+    few = [_int(i) + b"q" + bytes([i]) + b"0" for i in range(200)]
+    yield "one dict filled again", pickle_of(*few, b"}", b"(" + b"h\x07N" * (3 * million) + b"u")
+    yield (
+        "a key of a thousand parts, again",
+        pickle_of(b"(" + b"K\x01" * 900 + b"tq\x00", b"}(" + b"h\x00N" * million + b"u"),
+    )
+    long_list = b"](" + b"J\x00\x00\x00\x70" * (million // 4) + b"e\x85q\x00"
+    yield (
+        "set() of a long list, again",
+        pickle_of(long_list, name("builtins", "set") + b"q\x01", b"h\x01h\x00R0" * million),
+    )
+    long_text = text("x" * 900_000) + text("latin1") + b"\x86q\x00"
+    encode = name("_codecs", "encode") + b"q\x01"
+    yield "a long text encoded, again", pickle_of(long_text, encode, b"h\x01h\x00R0" * million)
+    yield (
+        "torch.Size of a long list, again",
+        pickle_of(long_list, name("torch", "Size") + b"q\x01", b"h\x01h\x00R0" * million),
+    )
+    yield "many pickles", b"\x80\x02N." * (2 * million)
+    again = b"0" + b"h\x00h\x01R0" * million
+    yield "many pickles in pickles", pickle_of(_loads(pickle_of(b"N" * 1000)), again, protocol=3)
+        "many pickles in pickles",
+        pickle_of(_loads(pickle_of(b"N" * 1000)), b"0" + b"h\x00h\x01R0" * million, protocol=3),
+    )
+    yield "pickles inside pickles", _nested(60)
+    yield (
+        "getattr, again",
+        pickle_of(
+            name("builtins", "getattr") + b"q\x00" + name("a", "b") + text("c") + b"\x86q\x01",
+            b"h\x00h\x01R0" * million,
+        ),
+    )
+    yield "frames", b"\x80\x04" + (b"\x95\x01\0\0\0\0\0\0\0N") * (million // 2) + b"."
     yield "a long integer", pickle_of(b"\x8b", struct.pack("<i", 50_000_000), b"\x7f" * 50_000_000)
     yield "an integer in text", pickle_of(b"I" + b"9" * 60_000 + b"\n")
     yield "a string of 2**60 bytes", pickle_of(b"\x8d", struct.pack("<Q", 2**60), b"x", protocol=4)
@@ -158,6 +196,46 @@ def bombs(scale: int = 1) -> Iterator[tuple[str, bytes]]:
         pickle_of(tensor(b"(" + b"K\x01" * 1000 + b"t", b"(" + b"K\x01" * 1000 + b"t")),
     )
     yield "a storage of 2**31 elements", pickle_of(tensor(numel=2**31 - 1))
+
+
+def chosen_integers(bits: int) -> tuple[list[int], list[int]]:
+    """Integers that take a third of a dict of 2**bits places, and others each of which is found only after all those.
+
+    The places that CPython's dict looks at follow from the key (`Objects/dictobject.c`): 5 × place + 1 + what is left
+    of the key. When nothing is left of it, all keys walk one path, and the first integers stand all along that path.
+    """
+    import numpy as np
+
+    size = 1 << bits
+    path = [0]
+    while len(path) < size // 3:
+        path.append((5 * path[-1] + 1) % size)
+    rank = np.full(size, -1, np.int64)
+    rank[path] = np.arange(len(path))
+    keys = np.concatenate([np.array(path) + turn * size for turn in range(1, 150)])
+    left, place, hidden = keys.copy(), keys % size, np.ones(len(keys), bool)
+    while left.any():
+        hidden &= rank[place] >= 0
+        left >>= 5
+        place = (5 * place + left + 1) % size
+    hidden &= (rank[place] >= 0) & (rank[place] < len(path) // 4)
+    return path, keys[hidden][: size // 3 - 10].tolist()
+
+
+def _int(value: int) -> bytes:
+    return b"K" + bytes([value]) if value < 256 else b"J" + struct.pack("<i", value)
+
+
+def _loads(inner: bytes) -> bytes:
+    """Push a call of `pickle.loads`, with its function and its argument in the memo as 0 and 1."""
+    return name("pickle", "loads") + b"q\x00" + b"B" + struct.pack("<I", len(inner)) + inner + b"\x85q\x01R"
+
+
+def _nested(times: int) -> bytes:
+    inner = pickle_of(b"N")
+    for _ in range(times):
+        inner = pickle_of(_loads(inner), protocol=3)
+    return inner
 
 
 def _doubling(pattern: bytes, times: int) -> bytes:

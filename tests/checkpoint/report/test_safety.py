@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import datetime
+import decimal
+import fractions
+import functools
 import importlib
+import io
+import operator
 import pathlib
+import pickle
+import queue
 import re
+import uuid
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -151,3 +162,93 @@ def test_safetensors_have_nothing_to_run(tmp_path: Path) -> None:
 
     save_file({"w": torch.ones(2)}, tmp_path / "x.safetensors")
     assert inspect(tmp_path / "x.safetensors").safety == Safety(True, allow_list=[])
+
+
+class Made:
+    """A class that a function makes, so that no file says its name."""
+
+
+def make_it() -> Made:
+    return Made()
+
+
+class MadeByAFunction:
+    def __reduce__(self) -> Any:
+        return make_it, (), {"x": 1}
+
+
+class Outer:
+    class Inner:
+        """A class with a dot in its name."""
+
+
+def kinds_of_refusal() -> dict[str, Any]:
+    """A value for each way in which PyTorch refuses one."""
+    return {
+        "a class": argparse.Namespace(a=1),
+        "a state for what a function made": MadeByAFunction(),
+        "a call of a call's result": CalledResult(),
+        "filled item by item": collections.deque([1]),
+        "a dotted name": Outer.Inner(),
+        "an exception": KeyError("x"),
+        "an exception with Python 2's name": [ValueError("x"), StopIteration()],
+        "a renamed module": queue.Empty("x"),
+        "text of numpy": np.array(["a", "bc"]),
+        "bytes of numpy": np.array([b"a", b"bc"]),
+        "long numbers of numpy": np.array([1, 2], np.longdouble),
+        "long complex numbers of numpy": np.array([1j], np.clongdouble),
+        "records of numpy": np.zeros(2, [("a", "i4"), ("b", "f8")]),
+        "raw memory of numpy": np.zeros(2, "V4"),
+        "dates of numpy": np.array(["2020-01-01"], "M8[D]"),
+        "a span of numpy": np.timedelta64(3, "s"),
+        "a text scalar of numpy": np.str_("x"),
+        "a generator of numpy": np.random.RandomState(0),
+        "objects of numpy": np.array([{1}, None], object),
+        "a slice": slice(1, 2),
+        "a range": range(3),
+        "NoneType": type(None),
+        "a class itself": Made,
+        "a date": datetime.datetime(2020, 1, 1),
+        "a fraction": fractions.Fraction(1, 3),
+        "a decimal": decimal.Decimal("1.5"),
+        "a uuid": uuid.UUID(int=3),
+        "a pattern": re.compile("a"),
+        "a defaultdict": collections.defaultdict(list, a=[1]),
+        "a bound method": Made().__init__,
+        "a method of one's own": OwnMethod().method,
+        "a module": torch.nn.Linear(2, 2),
+        "an activation": torch.nn.functional.gelu,
+        "an operator": operator.add,
+    }
+
+
+class CalledResult:
+    def __reduce__(self) -> Any:
+        return functools.partial(dict, a=1), ()
+
+
+class OwnMethod:
+    def method(self) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize("kind", list(kinds_of_refusal()))
+def test_an_allow_list_is_given_only_if_it_suffices(tmp_path: Path, kind: str) -> None:
+    path, safety = judged(tmp_path, {"x": kinds_of_refusal()[kind], "w": torch.ones(2)})
+    assert not safety.weights_only
+    assert not loads(path, [])
+    assert (safety.allow_list is None) == bool(safety.obstacles or safety.system or kind == "a method of one's own")
+    if safety.allow_list is not None:
+        assert loads(path, safety.allow_list), safety.allow_list
+    elif safety.obstacles and not safety.system:
+        assert not loads(path, [refusal.name for refusal in safety.refused])
+
+
+def test_a_file_of_numpy_1_asks_for_its_old_names() -> None:
+    """With numpy 2 the function calls itself by another name, so the pair of both is given."""
+    raw = checkpoint(pickle.dumps(np.arange(3.0), 2).replace(b"numpy._core", b"numpy.core"))
+    allow_list = inspect(raw).safety.allow_list
+    assert allow_list is not None
+    assert '(numpy._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct")' in allow_list
+    with torch.serialization.safe_globals([resolve(entry) for entry in allow_list]):
+        assert torch.load(io.BytesIO(raw), weights_only=True).tolist() == [0.0, 1.0, 2.0]
