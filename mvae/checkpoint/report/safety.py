@@ -226,8 +226,11 @@ def _refusal(name: Global, trace: Trace) -> Refusal:
 def _danger(name: Global, trace: Trace) -> str | None:
     """What a file can do with a name, if that is more than its own business; calls are followed to where they lead."""
     found = reach(name)
-    if str(name) == "builtins.getattr" and "called" in name.uses and not name.uses & {"result called", "not followed"}:
-        reached = [_attribute(args) for function, args in trace.calls if function == name]
+    if str(name) == "builtins.getattr" and "called" in name.uses and "not followed" not in name.uses:
+        calls = [args for function, args in trace.calls if function == name]
+        if "result called" in name.uses and not all(args and isinstance(args[0], Global) for args in calls):
+            return found  # a method of an object, which is called; of a class or module, the name says what it is
+        reached = [_attribute(args) for args in calls]
         return found if None in reached else next(filter(None, map(reach, filter(None, reached))), None)
     if str(name) == "torch.storage._load_from_bytes" and "called" in name.uses and "not followed" not in name.uses:
         return None
@@ -300,7 +303,7 @@ def _obstacle(name: Global) -> str | None:
         return ": what came of calling it is called in turn, which PyTorch refuses."
     if "changed" in name.uses:
         return " is itself given a state or items, which PyTorch allows for objects only."
-    if "built" in name.uses and not _names_its_type(name):
+    if {"built", "called"} <= name.uses and not _names_its_type(name):
         return ": what it returns is given a state, and PyTorch asks for a type that the file does not name."
     return None
 

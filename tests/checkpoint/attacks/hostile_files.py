@@ -165,6 +165,7 @@ def bombs(scale: int = 1) -> Iterator[tuple[str, bytes]]:
     )
     yield "many pickles", b"\x80\x02N." * (2 * million)
     again = b"0" + b"h\x00h\x01R0" * million
+    yield "many pickles in pickles", pickle_of(_loads(pickle_of(b"N" * 1000)), again, protocol=3)
     yield "pickles inside pickles", _nested(60)
     yield (
         "getattr, again",
