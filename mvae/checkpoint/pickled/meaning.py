@@ -35,7 +35,7 @@ def meaning(value: Any) -> Any:
         return _joined(value.args, "\\" if "Windows" in name else "/")
     known = _KNOWN.get(name)
     if known is None:
-        return value
+        return _fields(value) if isinstance(value, Object) else value
     try:
         return known(value)
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError):
@@ -51,6 +51,13 @@ def class_name(cls: Any) -> str:
         if isinstance(name, str):
             return f"{owner if isinstance(owner, Global) else class_name(getattr(owner, 'cls', None))}.{name}"
     return "the result of a call"
+
+
+def _fields(value: Object) -> Any:
+    """The fields of a pydantic model, which keeps them beside its own bookkeeping; else the object itself."""
+    state = value.attributes
+    own = isinstance(state.get("__dict__"), dict) and any(str(key).startswith("__pydantic") for key in state)
+    return state["__dict__"] if own else value
 
 
 def _numpy_text(value: NumpyScalar) -> Any:

@@ -37,6 +37,9 @@ MAX_REPLACED = 1000
 LONGEST_INT = 8 * 255
 """Bits. PyTorch's restricted reader has no opcode for longer integers; these become text."""
 
+TAKEN_CALLS = (Global("torch", "device"), Global("torch.serialization", "_get_layout"))
+"""Calls that are no tensors, and that PyTorch's restricted reader makes."""
+
 _MAX_DEPTH, _MAX_VALUES = 100, 2_000_000
 _MAX_STEPS = 100
 _SHORT, _MANY = 60, 24  # letters, and parts of a container, that are shown of a value
@@ -47,6 +50,9 @@ _FOREIGN = (frozenset, Object, Global, Blob, NumpyArray, NumpyDtype, NumpyScalar
 
 ORDINARY = ("Tensor", "Parameter", "torch.nn.parameter.Parameter")
 """Kinds of tensor whose class is PyTorch's own."""
+
+_HPARAMS_TYPES = ("hparams_type", "datamodule_hparams_type")
+"""Keys of Lightning's for the class of the hyperparameters. Where it finds a text, it makes them an AttributeDict."""
 
 ONLY_NAME = "of a class or function only the name is kept"
 
@@ -128,6 +134,10 @@ class Plain:
 
     def _settle(self, path: Path, value: Any, inside: bool) -> bool:
         """Settle one value; True if it is, or is inside of, one that was replaced."""
+        if path[-1:] and path[-1] in _HPARAMS_TYPES and isinstance(value, Global):
+            self._changes.setdefault(id(value), _Change(value, str(value), str(value), ONLY_NAME))
+            self._note(path, "a class", str(value), note="Lightning makes an AttributeDict of the settings")
+            return True
         change = self._changes.get(id(value))
         if change is None:
             change = self._change(path, value)
@@ -167,7 +177,7 @@ class Plain:
 
     def _entries(self, path: Path, value: dict[Any, Any], unchanged: dict[Any, Any]) -> dict[Any, Any]:
         """The entries whose values are kept, under plain keys."""
-        dropped = {key for key, part in value.items() if self._drops(path, key, part)}
+        dropped = {key for key, part in value.items() if isinstance(part, (Tensor, Storage)) and not self.keep(part)}
         if not dropped and all(map(_is_plain_key, value)):
             return unchanged
         new: dict[Any, Any] = {}
@@ -177,12 +187,6 @@ class Plain:
         kept = [key for key in value if key not in dropped]
         new.update(zip(self._keys(path, kept), (value[key] for key in kept), strict=True))
         return new
-
-    def _drops(self, path: Path, key: Any, part: Any) -> bool:
-        if key == "hparams_type" and isinstance(part, Global):
-            self._note((*path, key), str(part), None, note="Lightning would call what stands there")
-            return True
-        return isinstance(part, (Tensor, Storage)) and not self.keep(part)
 
     def _keys(self, path: Path, keys: Iterable[Any]) -> list[Hashable]:
         """Plain keys for these. Two that differ stay two."""
@@ -227,10 +231,9 @@ def _is_plain_key(key: Any) -> bool:
 
 
 def stays(value: Any) -> bool:
-    """True for a placeholder that PyTorch's restricted reader takes as it is: a dtype, a device, a scheme."""
+    """True for a placeholder that PyTorch's restricted reader takes as it is: a dtype, device, layout or scheme."""
     if isinstance(value, Object):
-        args = value.args
-        return value.cls == Global("torch", "device") and 1 <= len(args) <= 2 and {*map(type, args)} <= {str, int}
+        return value.cls in TAKEN_CALLS and 1 <= len(value.args) <= 2 and {*map(type, value.args)} <= {str, int}
     name = value.name if isinstance(value, Global) and value.module == "torch" else ""
     return name in dtypes.ITEMSIZE or name.startswith(("per_tensor_", "per_channel_"))
 
@@ -270,7 +273,7 @@ def simpler(value: Any) -> tuple[Any, str]:
         unread = isinstance(found, bytes) and value.dtype.code.lstrip("<>|=")[:1] != "S"
         return found, f"a numpy value of type '{value.dtype.code}' stays undecoded" if unread else ""
     if isinstance(value, NumpyArray):
-        return _array(value), ""
+        return _objects(value) if isinstance(value.data, list) else (_array(value), "")
     if isinstance(value, NumpyDtype):
         return value.code, ""
     return repr(value), f"nothing is known of {class_of(value)}"
@@ -355,10 +358,21 @@ def _tensor(tensor: Tensor) -> _Change | None:
     return _Change(tensor, tensor, tensor.kind, f"its attributes {', '.join(map(str, names))}" if names else "")
 
 
+def _objects(value: NumpyArray) -> tuple[Any, str]:
+    """A numpy array of objects as lists in lists; numpy writes its objects row by row, however they lie in memory."""
+    found = list(value.data)
+    count = 1
+    for length in value.shape:
+        count *= length
+    if count != len(found):
+        return found, f"its shape {list(value.shape)}"
+    for length in reversed(value.shape[1:]):
+        found = [found[start : start + length] for start in range(0, len(found), length)] if length else found
+    return (found if value.shape else found[0]), ""
+
+
 def _array(value: NumpyArray) -> Any:
     """A numpy array of numbers as a tensor on the same bytes; one of text or objects as lists."""
-    if isinstance(value.data, list):
-        return value.data
     code = value.dtype.code.lstrip("<>|=") if value.dtype is not None else ""
     dtype = next((name for name, numpy in dtypes.NUMPY.items() if numpy == code), None)
     if dtype is not None and value.dtype is not None and value.dtype.fields is None:

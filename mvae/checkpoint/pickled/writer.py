@@ -149,9 +149,9 @@ class Pickler(pickle._Pickler):
         state = value.state if isinstance(value.state, dict) else None
         self._save_call(_Call(_name(value.cls.module, value.cls.name), (), value, state), value)
 
-    def _save_device(self, value: Object) -> None:
-        """A torch.device: no other object is left."""
-        self._save_call(_Call(_name("torch", "device"), value.args), value)
+    def _save_object(self, value: Object) -> None:
+        """A device or a layout: no other objects are left."""
+        self._save_call(_Call(_name(value.cls.module, value.cls.name), value.args), value)
 
     def _save_int(self, value: int) -> None:
         if value.bit_length() < LONGEST_INT:
@@ -174,7 +174,7 @@ class Pickler(pickle._Pickler):
 
     dispatch: ClassVar[dict[type, Callable[..., None]]] = pickle._Pickler.dispatch | {  # type: ignore[assignment]
         int: _save_int, bytes: _save_bytes, tuple: _save_tuple, Global: _save_name, _Name: _save_name,
-        _Call: _save_call, Tensor: _save_tensor, ObjectDict: _save_dict, Object: _save_device,
+        _Call: _save_call, Tensor: _save_tensor, ObjectDict: _save_dict, Object: _save_object,
         Storage: _save_storage, _Bytes: _save_bytes_of,
     }  # fmt: skip
 

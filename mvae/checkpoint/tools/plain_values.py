@@ -55,7 +55,7 @@ class PlainCopy:
             return []
         return [
             "load_from_checkpoint gives your class these plain dicts and lists. If it needs its own objects, pass "
-            "them: load_from_checkpoint(path, name=object); fit(ckpt_path=path) needs nothing."
+            "them, such as load_from_checkpoint(path, cfg=OmegaConf.create(…)); fit(ckpt_path=path) needs nothing."
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,7 +89,8 @@ def plain(path: Input, out: Output, *, allow_loss: bool = False, progress: Progr
 
     Everything is kept, and training goes on from the new file: `trainer.fit(model, ckpt_path=out)`. What is not plain
     becomes the nearest plain value: a `DictConfig` a dict, a path text, an Enum its value, a dataclass a dict, a numpy
-    array a tensor. OmegaConf's interpolations become the values they refer to, where those are in the file.
+    array a tensor. OmegaConf's interpolations become the values they refer to, where those are in the file. Tensors
+    that were on a GPU load on the CPU.
 
     Args:
         path: the checkpoint, or its bytes.

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pydantic
 import pytest
 import torch
 from lightning.fabric.utilities.data import AttributeDict
@@ -69,6 +70,12 @@ class Slotted:
 @dataclass(frozen=True)
 class Key:
     name: str
+
+
+class Validated(pydantic.BaseModel):
+    width: int = 4
+    names: list[str]
+    colour: Colour
 
 
 class Box(dict[str, Any]):
@@ -122,6 +129,10 @@ WHOLE: dict[str, tuple[Any, Any]] = {
     "numpy bytes": (np.bytes_(b"ab"), b"ab"),
     "text array": (np.array(["a", "bc"]), ["a", "bc"]),
     "object array": (np.array([None, {"a": np.float32(1)}], dtype=object), [None, {"a": 1.0}]),
+    "matrix of objects": (np.array([[None, "a"], [Colour.RED, 1]], dtype=object), [[None, "a"], ["red", 1]]),
+    "columns of objects": (np.array([[None, 1], [2, 3]], dtype=object, order="F"), [[None, 1], [2, 3]]),
+    "one object": (np.array({"a": 1}, dtype=object), {"a": 1}),
+    "pydantic model": (Validated(names=["a"], colour=Colour.RED), {"width": 4, "names": ["a"], "colour": "red"}),
     "numpy dtype": (np.dtype("float32"), "<f4"),
     "dataclass": (Settings(), {"width": 4, "inner": {"rate": 0.5}}),
     "slots": (Slotted(), [1, "x"]),
@@ -175,7 +186,14 @@ def test_numbers_in_arrays_become_tensors_of_the_same_type() -> None:
 
 
 def test_what_torch_takes_is_not_touched() -> None:
-    value = {"a": Counter("aab"), "b": OrderedDict(x=1), "c": {1, 2}, "d": torch.float16, "e": torch.device("cuda:1")}
+    value = {
+        "a": Counter("aab"),
+        "b": OrderedDict(x=1),
+        "c": {1, 2},
+        "d": torch.float16,
+        "e": torch.device("cuda:1"),
+        "f": torch.strided,
+    }
     found, replaced = became(value)
     assert found == value
     assert [type(part) for part in found.values()] == [type(part) for part in value.values()]

@@ -55,7 +55,7 @@ class Configured(lightning.LightningModule):
     def __init__(self, cfg: Any) -> None:
         super().__init__()
         self.save_hyperparameters(cfg)
-        self.body = nn.Sequential(nn.Linear(8, cfg["width"]), nn.Linear(cfg["width"], 1))
+        self.body = nn.Sequential(nn.Linear(8, cfg.width), nn.Linear(cfg.width, 1))
 
     def training_step(self, batch: Any, _: int) -> torch.Tensor:
         return self.body(batch[0]).square().mean()
@@ -177,7 +177,7 @@ def test_a_configuration_that_is_all_the_hyperparameters(tmp_path: Path, out: Pa
     assert "hparams_type" in torch.load(path, weights_only=False)
     found = plain(path, out)
     lines = str(found).splitlines()
-    assert any("hparams_type was omegaconf.dictconfig.DictConfig, left out" in line for line in lines)
+    assert any("hparams_type was a class, now omegaconf.dictconfig.DictConfig; Light" in line for line in lines)
     assert any("hyper_parameters.home was" in line and "not in the file" in line for line in lines)
     assert any("load_from_checkpoint gives your class these plain dicts" in line for line in lines)
     loaded = torch.load(out, weights_only=True)["hyper_parameters"]
@@ -190,6 +190,32 @@ def test_a_configuration_that_is_all_the_hyperparameters(tmp_path: Path, out: Pa
     for options in ({}, {"cfg": OmegaConf.create(loaded)}):
         model = Configured.load_from_checkpoint(out, weights_only=True, **options)
         assert model.hparams["layers"] == [600, 200]
+
+
+class Data(lightning.LightningDataModule):
+    """A data module that keeps a configuration of its own."""
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__()
+        self.save_hyperparameters(cfg)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return batches()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"read": pathlib.PurePosixPath("/data"), "rows": np.int64(20)}
+
+
+def test_a_data_module_with_a_configuration(tmp_path: Path, out: Path) -> None:
+    running = trainer(tmp_path, 1)
+    running.fit(Net(), datamodule=Data(CONFIG))
+    running.save_checkpoint(tmp_path / "a.ckpt")
+    assert "datamodule_hparams_type" in torch.load(tmp_path / "a.ckpt", weights_only=False)
+    assert plain(tmp_path / "a.ckpt", out).complete
+    running = trainer(tmp_path, 2)
+    running.fit(Net(), datamodule=Data(CONFIG), ckpt_path=out, weights_only=True)
+    assert running.current_epoch == 2
+    assert Data.load_from_checkpoint(out, weights_only=True).hparams["layers"] == [600, 200]
 
 
 def test_the_file_that_the_learning_rate_finder_leaves_behind(tmp_path: Path, out: Path) -> None:
