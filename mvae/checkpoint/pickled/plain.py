@@ -192,7 +192,7 @@ class Plain:
         """Plain keys for these. Two that differ stay two."""
         keys = list(keys)
         plain = [key if _is_plain_key(key) else hashable(key) for key in keys]
-        KeyGuard().fill(set(), plain)  # refuses keys that were chosen to collide
+        KeyGuard().fill(set(), plain)  # refuses those that were chosen to keep Python busy
         taken = dict.fromkeys((key for key in keys if _is_plain_key(key)), 1)
         for place, key in enumerate(keys):
             if _is_plain_key(key):

@@ -26,7 +26,7 @@ from lightning.fabric.utilities.data import AttributeDict
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from mvae.checkpoint import read
+from mvae.checkpoint import CheckpointError, read
 from mvae.checkpoint.pickled.plain import MAX_REPLACED, Plain, Replaced, hashable, shown
 from mvae.checkpoint.pickled.values import Global, Object
 from mvae.checkpoint.pickled.writer import Pickler
@@ -361,3 +361,10 @@ def test_what_says_that_it_stands_for_itself() -> None:
     plain = Plain()
     assert [bool(entry.lost) for entry in plain.go_through([mirror])] == [True]
     assert plain.of(mirror) is None
+
+
+def test_objects_whose_values_are_keys_made_to_collide_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mvae.checkpoint.pickled.limits._SECONDS", 0.01)
+    keys = [Object(Global("a", "Number"), (number * (2**61 - 1),)) for number in range(1 << 15)]
+    with pytest.raises(CheckpointError, match="collide"):
+        Plain().go_through(dict.fromkeys(keys, 0))
