@@ -201,7 +201,7 @@ class Plain:
             taken[new] = times = taken.get(new, 0) + 1
             plain[place] = new if times == 1 else f"{new} ({times})"
             if new is not key and not (isinstance(key, tuple) and new == key):
-                self._note((*path, plain[place]), f"under a key that was {class_of(key)}", plain[place])
+                self._note((*path, plain[place]), f"under a key that was {class_of(key)}", plain[place], _key_loss(key))
         return plain
 
 
@@ -302,6 +302,14 @@ def hashable(value: Any, depth: int = 20) -> Hashable:
     if isinstance(found, _ATOMS) and found is not None:
         return found
     return class_of(value) if found is None else f"{class_of(value)} {shown(found)}"
+
+
+def _key_loss(key: Any, depth: int = 20) -> str:
+    """What is lost of a key that `hashable` makes plain."""
+    if isinstance(key, (tuple, frozenset)) and depth:
+        return next(filter(None, (_key_loss(part, depth - 1) for part in key)), "")
+    found, lost = nearest(key) if isinstance(key, _FOREIGN) else (key, "")
+    return lost or ("" if isinstance(found, _ATOMS) else "only this text is left of it")
 
 
 def _object(value: Object) -> tuple[Any, str]:

@@ -262,7 +262,9 @@ def test_keys_that_become_the_same_stay_apart() -> None:
     assert sorted(map(str, found.values())) == ["1", "2", "a", "b", "c"]
     assert {str(key) for key in found} >= {"2", "3", "2 (2)"}
     assert "'p'" in " ".join(map(str, found))
-    assert len(replaced) == 4
+    assert [bool(entry.lost) for entry in replaced] == [False, False, True, True], "of a key that was an object, text"
+    assert became({nn.ReLU: 1})[1][0].lost
+    assert became({(1, nn.ReLU): 1})[1][0].lost
 
 
 def test_hashable_tells_objects_apart_by_what_they_say() -> None:
