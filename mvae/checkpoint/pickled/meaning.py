@@ -24,7 +24,8 @@ def meaning(value: Any) -> Any:
     """What a placeholder stands for, if that is known: a dict, list, text or number; else the value itself.
 
     What is inside may be a placeholder again. An interpolation of OmegaConf's is replaced by the value it refers to,
-    if that is in the file; one that asks a resolver, such as `${oc.env:HOME}`, stays as it is.
+    if that is in the file; one that asks a resolver, such as `${oc.env:HOME}`, stays as it is, and so does a text with
+    a whole configuration in the middle.
     """
     if isinstance(value, NumpyScalar):
         return _numpy_text(value) if isinstance(value.value, bytes) else value.value

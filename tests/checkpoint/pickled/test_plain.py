@@ -9,6 +9,7 @@ import enum
 import fractions
 import functools
 import io
+import os
 import pathlib
 import re
 import types
@@ -22,14 +23,19 @@ import numpy as np
 import pydantic
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lightning.fabric.utilities.data import AttributeDict
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from mvae.checkpoint import CheckpointError, read
 from mvae.checkpoint.pickled.plain import MAX_REPLACED, Plain, Replaced, hashable, shown
 from mvae.checkpoint.pickled.values import Global, Object
 from mvae.checkpoint.pickled.writer import Pickler
+
+CASES = 2_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 40
 
 
 class Colour(enum.Enum):
@@ -370,3 +376,49 @@ def test_objects_whose_values_are_keys_made_to_collide_are_refused(monkeypatch: 
     keys = [Object(Global("a", "Number"), (number * (2**61 - 1),)) for number in range(1 << 15)]
     with pytest.raises(CheckpointError, match="collide"):
         Plain().go_through(dict.fromkeys(keys, 0))
+
+
+_NAMES = ["a", "b", "c.a", "c.b", "l[0]", "l[1]", ".a", ".b", "..a", "..c.b", ".[0]", "...a", "c", "l", "nowhere"]
+_refer = st.sampled_from(_NAMES).map(lambda name: f"${{{name}}}")
+_values = st.one_of(
+    st.integers(0, 9), st.sampled_from([None, True, 1.5, "x", "???", "a"]), _refer,
+    st.tuples(_refer, _refer).map("-".join), _refer.map(lambda inner: f"${{{inner}}}"),
+    _refer.map(lambda inner: f"${{c.{inner}}}"),
+)  # fmt: skip
+
+
+@given(st.fixed_dictionaries({
+    "a": _values, "b": _values, "c": st.fixed_dictionaries({"a": _values, "b": _values}),
+    "l": st.lists(_values, min_size=2, max_size=2),
+}))  # fmt: skip
+@settings(max_examples=CASES, deadline=None)
+def test_every_interpolation_is_resolved_as_omegaconf_does_or_left(entries: dict[str, Any]) -> None:
+    made = OmegaConf.create(entries)
+    found, _ = became(made)
+    for holder, key in ((made, "a"), (made, "b"), (made.c, "a"), (made.c, "b"), (made.l, 0), (made.l, 1)):
+        ours = found[key] if holder is made else found["c" if holder is made.c else "l"][key]
+        raw = holder._get_node(key)._value()
+        try:
+            theirs = holder[key]
+            theirs = OmegaConf.to_container(theirs, resolve=True) if OmegaConf.is_config(theirs) else theirs
+        except OmegaConfBaseException:  # a circle, a name that is not there, a value that is missing
+            theirs = raw
+        if isinstance(ours, (dict, list)) and theirs is raw:
+            continue  # a configuration in which something is left
+        if ours == raw and isinstance(theirs, str) and ("{" in theirs or "[" in theirs):
+            continue  # a whole configuration inside a text, which is left
+        assert (type(ours), ours) == (type(theirs), theirs), (key, raw)
+
+
+@given(st.recursive(
+    st.sampled_from([*(value for value, _ in WHOLE.values()), *(value for value, _, _ in LOST.values()), 1, "a"]),
+    lambda inside: st.one_of(st.lists(inside, max_size=4), st.dictionaries(st.text(max_size=3), inside, max_size=4)),
+    max_leaves=12,
+))  # fmt: skip
+@settings(max_examples=CASES, deadline=None)
+def test_torch_takes_whatever_is_made_of_it_and_there_is_nothing_left_to_make_plain(tree: Any) -> None:
+    found, replaced = became(tree)
+    again, none = became(found)
+    assert none == []
+    assert repr(again) == repr(found)
+    assert all(str(entry).isprintable() for entry in replaced)
