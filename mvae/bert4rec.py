@@ -1,5 +1,8 @@
-"""BERT4Rec: F. Sun, J. Liu, J. Wu, C. Pei, X. Lin, W. Ou and P. Jiang, "BERT4Rec: Sequential Recommendation with
-Bidirectional Encoder Representations from Transformer", CIKM 2019. Sections are cited as in that paper."""
+"""BERT4Rec, which reads a person's items in order and guesses the masked ones.
+
+F. Sun, J. Liu, J. Wu, C. Pei, X. Lin, W. Ou and P. Jiang, "BERT4Rec: Sequential Recommendation with Bidirectional
+Encoder Representations from Transformer", CIKM 2019. Sections are cited as in that paper.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Sequence
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from mvae.metrics import NEXT_ITEM, mask_seen, measure
@@ -78,7 +82,8 @@ class BERT4Rec(L.LightningModule):
 
     def score(self, columns: Sequence[int]) -> Tensor:
         """Logits [1, items] for somebody who liked the items of these columns in this order, the newest last."""
-        return self(torch.tensor([list(columns)], device=self.output_bias.device))
+        logits: Tensor = self(torch.tensor([list(columns)], device=self.output_bias.device))
+        return logits
 
     def item_dims(self) -> dict[str, int]:
         """The tensors with something for each item: name → its dimension of items."""
@@ -94,7 +99,7 @@ class BERT4Rec(L.LightningModule):
             [batch, length, hidden_dim].
         """
         positions = self.position_embedding.weight[-tokens.shape[1] :]  # the last one is that of the newest item
-        hidden = self.dropout(self.norm(self.item_embedding(tokens) + positions))
+        hidden: Tensor = self.dropout(self.norm(self.item_embedding(tokens) + positions))
         for block in self.blocks:
             hidden = block(hidden, src_key_padding_mask=tokens == self.padding)
         return hidden
@@ -116,7 +121,7 @@ class BERT4Rec(L.LightningModule):
         Returns:
             [batch, length] of bool.
         """
-        masked = torch.rand(sequences.shape, device=sequences.device) < self.hparams["mask_prob"]
+        masked: Tensor = torch.rand(sequences.shape, device=sequences.device) < self.hparams["mask_prob"]
         masked &= sequences != self.padding
         masked[:, -1] |= ~masked.any(dim=1)
         return masked
@@ -143,7 +148,7 @@ class BERT4Rec(L.LightningModule):
         loss = F.cross_entropy(logits, held_out.argmax(dim=1))
         return {f"{stage}_loss": loss} | {f"{stage}_{name}": values.mean() for name, values in measures.items()}
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         lr, weight_decay = self.hparams["lr"], self.hparams["weight_decay"]
         optimizer = torch.optim.Adam(self.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5)

@@ -153,8 +153,10 @@ class _TerminalBar(_NoBar):
 
 
 class _NotebookBar(_NoBar):
-    """One output that is overwritten in place, and empty again at the end: so it is stored empty, and compares
-    equal to what a run without a screen leaves."""
+    """One output that is overwritten in place, and empty again at the end.
+
+    So it is stored empty, and compares equal to what a run without a screen leaves.
+    """
 
     EMPTY: ClassVar = {"text/plain": ""}
 

@@ -1,5 +1,7 @@
-"""Recall@k and NDCG@k as defined by Liang et al. 2018, section 4.2: both truncated, so that 1 can be reached. And HR@k,
-the hit rate of next-item prediction (Sun et al. 2019, section 4.2)."""
+"""Recall@k and NDCG@k as defined by Liang et al. 2018, section 4.2: both truncated, so that 1 can be reached.
+
+And HR@k, the hit rate of next-item prediction (Sun et al. 2019, section 4.2).
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""Mult-VAE: D. Liang, R. G. Krishnan, M. D. Hoffman and T. Jebara, "Variational Autoencoders for Collaborative
-Filtering", WWW 2018. Equations are cited as in that paper."""
+"""Mult-VAE, a variational autoencoder of the items that a person liked.
+
+D. Liang, R. G. Krishnan, M. D. Hoffman and T. Jebara, "Variational Autoencoders for Collaborative Filtering", WWW 2018.
+Equations are cited as in that paper.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from itertools import pairwise
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from mvae.metrics import TOP_N, mask_seen, measure
@@ -60,13 +64,15 @@ class MultiVAE(L.LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [batch, items] for users with the items ``x`` [batch, items]: the mean of the posterior decoded."""
-        return self.decoder(self.encode(x)[0])
+        logits: Tensor = self.decoder(self.encode(x)[0])
+        return logits
 
     def score(self, columns: Sequence[int]) -> Tensor:
         """Logits [1, items] for somebody who liked the items of these columns; their order does not matter."""
         x = torch.zeros(1, self.hparams["num_items"], dtype=self.mu.weight.dtype)
         x[0, list(columns)] = 1.0
-        return self(x)
+        logits: Tensor = self(x)
+        return logits
 
     def item_dims(self) -> dict[str, int]:
         """The tensors with something for each item: name → its dimension of items."""
@@ -91,7 +97,7 @@ class MultiVAE(L.LightningModule):
         return dropped
 
     def sample(self, mu: Tensor, logvar: Tensor) -> Tensor:
-        """z = μ + σ·ε with ε ~ N(0, 1): the reparametrisation trick, which lets gradients through (figure 2)."""
+        """A draw z = μ + σ·ε, ε ~ N(0, 1): the reparametrisation trick, which lets gradients through (figure 2)."""
         return mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
 
     @property
@@ -99,7 +105,7 @@ class MultiVAE(L.LightningModule):
         """The weight of the KL term now: β grows linearly with the optimizer steps, then stays (section 2.2.2)."""
         steps = self.hparams["kl_anneal_steps"]
         progress = min(1.0, self.global_step / steps) if steps else 1.0
-        return self.hparams["kl_max_weight"] * progress
+        return float(self.hparams["kl_max_weight"]) * progress
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         mu, logvar = self.encode(batch)
@@ -123,7 +129,7 @@ class MultiVAE(L.LightningModule):
         loss = multinomial_nll(logits, held_out)
         return {f"{stage}_loss": loss} | {f"{stage}_{name}": values.mean() for name, values in measures.items()}
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         lr, weight_decay = self.hparams["lr"], self.hparams["weight_decay"]
         # fused: one pass over each tensor instead of six. The same arithmetic, and quicker on a CPU.
         optimizer = torch.optim.Adam(self.parameters(), lr=lr, weight_decay=weight_decay, fused=True)

@@ -171,11 +171,10 @@ def export_command(parser: Parser) -> int:
 
 
 def plain_command(parser: Parser) -> int:
-    """Write a checkpoint again in plain values, so that torch.load(weights_only=True) takes it: for "Weights only load
-    failed".
+    """Write a checkpoint again in plain values: the cure for "Weights only load failed".
 
-    Everything is kept, and training goes on from OUT. What each object became is listed. Exit codes: 0 written,
-    2 cannot be, or something has no plain form.
+    torch.load(weights_only=True) takes it. Everything is kept, and training goes on from OUT. What each object became
+    is listed. Exit codes: 0 written, 2 cannot be, or something has no plain form.
     """
     _file_to_file(parser)
     lossy = "Write it even if something, such as a function, has no plain form."

@@ -99,7 +99,7 @@ def _train(options: Namespace, given: dict[str, Any]) -> None:
         start = go_on(options, given)
     newest = _newest(options)
 
-    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+    from lightning.pytorch.utilities import rank_zero_only
     from rich.console import Console
 
     from mvae.training import fit

@@ -42,7 +42,7 @@ class CSRLoader:
         self.batch_sampler = SimpleNamespace(sampler=self)  # where Lightning looks for set_epoch
 
     def __len__(self) -> int:
-        return -(-self.matrices[0].shape[0] // self.batch_size)
+        return -(-int(self.matrices[0].shape[0]) // self.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
         start, self.start = self.start, 0

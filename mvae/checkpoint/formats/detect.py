@@ -7,7 +7,8 @@ from enum import StrEnum
 
 from mvae.checkpoint.files.source import Source
 from mvae.checkpoint.formats.foreign import foreign_file, text_file
-from mvae.checkpoint.pickled.machine import Limits, Unpickler
+from mvae.checkpoint.pickled.limits import Limits
+from mvae.checkpoint.pickled.machine import Unpickler
 from mvae.errors import CheckpointError, UnsupportedFileError
 
 

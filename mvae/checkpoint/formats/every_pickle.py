@@ -1,5 +1,7 @@
-"""The pickles of a file beside the one that its tree comes from: in bytes that it loads, elsewhere in the zip, or in
-front of what cannot be read. Whoever loads the file may run them, so all of them are judged.
+"""The pickles of a file beside the one that its tree comes from.
+
+They stand in bytes that it loads, elsewhere in the zip, or in front of what cannot be read. Whoever loads the file may
+run them, so all of them are judged.
 """
 
 from __future__ import annotations
@@ -59,8 +61,10 @@ def _look(contents: Contents, limits: Limits, level: int, read: Reader) -> None:
 
 
 def try_pickle(source: Source, contents: Contents, limits: Limits) -> bool:
-    """Read what starts like nothing known as a pickle: protocol 0 has no first bytes of its own, and numpy puts one
-    behind its header. True if that is what it is; else what it does before it breaks is in `contents.trace`.
+    """Read what starts like nothing known as a pickle.
+
+    Protocol 0 has no first bytes of its own, and numpy puts a pickle behind its header. True if that is what it is;
+    else what it does before it breaks is in `contents.trace`.
     """
     start, head = 0, bytes(source.data[:12])
     if head.startswith(b"\x93NUMPY"):

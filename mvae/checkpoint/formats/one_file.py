@@ -26,6 +26,8 @@ def read_source(source: Source, limits: Limits = DEFAULT_LIMITS, contents: Conte
     """`read`, for a file that is open already.
 
     Args:
+        source: the file.
+        limits: how much a pickle may cost before it is refused.
         contents: filled in and returned; if there is an error, it has what came before that.
     """
     return _read(source, limits, contents or Contents(source.name, source.size, Format.PICKLE), 0)
@@ -149,9 +151,7 @@ def _byteorder(archive: Archive) -> str:
 
 
 def _read_legacy(source: Source, contents: Contents, limits: Limits) -> Contents:
-    """Five pickles (magic number, version, machine, object, storage keys), then per key its length and its
-    bytes.
-    """
+    """Five pickles (magic number, version, machine, object, storage keys), then per key its length and bytes."""
     storages = contents.storages
     contents.trace = trace = Trace()
 

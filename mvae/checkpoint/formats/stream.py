@@ -115,6 +115,7 @@ class Stream:
         """The bytes of a storage, least significant byte first whichever way the file has them.
 
         Args:
+            storage: whose bytes to read.
             dtype: of its elements, where the storage itself does not say.
 
         Raises:
@@ -128,6 +129,7 @@ class Stream:
         """The elements of a tensor in order, as they would lie in a contiguous one, least significant byte first.
 
         Args:
+            tensor: whose elements to read.
             elements: in a block, if it is not to be `BLOCK` bytes; at most that many bytes.
 
         Raises:

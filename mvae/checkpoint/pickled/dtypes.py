@@ -1,5 +1,4 @@
-"""The element types of PyTorch: their size, how numpy and `struct` read them, and the storage classes that
-imply them.
+"""The element types of PyTorch: their size, how numpy and `struct` read them, and the storage classes of each.
 
 Source: `torch/storage.py`, `_dtype_to_storage_type_map` and `_new_dtypes`.
 """
@@ -80,7 +79,8 @@ def signed(values: numpy.ndarray[Any, Any], dtype: str, conj: bool, neg: bool) -
         mask = _SIGN[dtype] if neg else 0
         if conj and dtype == "complex32":  # the imaginary part stands second
             mask ^= 0x8000 if values.dtype.byteorder == ">" else 0x80000000
-        return values ^ numpy.array(mask, values.dtype)
+        signed: numpy.ndarray[Any, Any] = values ^ numpy.array(mask, values.dtype)
+        return signed
     if dtype not in NUMPY:
         raise TypeError(f"{dtype} is not negated")
     values = numpy.conj(values) if conj else values

@@ -518,7 +518,7 @@ def _string(u: Unpickler) -> None:
     text = u.line("latin-1")
     if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
         raise u.error("has a string without its quotes")
-    _old_string(u, codecs.escape_decode(text[1:-1].encode("latin-1"))[0])  # type: ignore[attr-defined]
+    _old_string(u, codecs.escape_decode(text[1:-1].encode("latin-1"))[0])
 
 
 @_on(b"V")

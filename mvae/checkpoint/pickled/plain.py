@@ -239,8 +239,9 @@ def stays(value: Any) -> bool:
 
 
 def nearest(value: Any) -> tuple[Any, str]:
-    """The plain value nearest to a foreign one, or None, and what of it is lost, in words. What is inside may need a
-    step of its own.
+    """The plain value nearest to a foreign one, or None, and what of it is lost, in words.
+
+    What is inside may need a step of its own.
     """
     why = ""
     try:

@@ -1,5 +1,4 @@
-"""What the functions named in a checkpoint would have made, worked out from their arguments. None of them is
-called.
+"""What the functions named in a checkpoint would have made, worked out from their arguments; none is called.
 
 PyTorch writes a tensor as a call of `torch._utils._rebuild_tensor_v2`, numpy an array as a call of
 `_reconstruct`, and Python a `set` as a call of `builtins.set`. Those that mean plain data are understood
@@ -237,9 +236,7 @@ def _numpy_buffer(_: Global, args: tuple[Any, ...]) -> NumpyArray:
 
 
 def set_numpy_state(target: NumpyArray | NumpyDtype, state: Any) -> bool:
-    """Fill in what a BUILD opcode says about an array or a type. False if the state is not one that numpy
-    writes.
-    """
+    """Fill in what a BUILD opcode says about an array or a type. False if numpy does not write such a state."""
     if not isinstance(state, tuple):
         return False
     if isinstance(target, NumpyDtype):

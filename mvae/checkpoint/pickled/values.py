@@ -1,5 +1,4 @@
-"""What a checkpoint's pickle is read into: plain Python values, tensors, and inert placeholders for
-everything else.
+"""What a checkpoint's pickle is read into: plain values, tensors, and inert placeholders for everything else.
 
 None, bool, int, float, complex, str, bytes, list, tuple, dict, set and frozenset come as they are. The rest
 is here. Nothing in this module imports or calls what a file names.
@@ -60,8 +59,7 @@ class Global:
 
 
 class Object:
-    """Stands where the file has an object of a class, or the result of a call: nothing was made, nothing was
-    called.
+    """Stands where the file has an object of a class, or the result of a call: nothing was made or called.
 
     Attributes:
         cls: the class or function; a `Global`, or whatever the file put in its place.
@@ -84,9 +82,7 @@ class Object:
 
     @property
     def attributes(self) -> dict[Any, Any]:
-        """The object's attributes as far as the file shows them: its state, `__slots__` included; may be
-        empty.
-        """
+        """The object's attributes as far as the file shows them: its state, `__slots__` included; may be empty."""
         if isinstance(self.state, dict):
             return self.state
         if isinstance(self.state, tuple) and len(self.state) == 2:
@@ -174,8 +170,7 @@ class Storage:
 
 
 class Tensor:
-    """A tensor as the file describes it. Its values stay in the file until `array()` or `item()` asks for
-    them.
+    """A tensor as the file describes it. Its values stay in the file until `array()` or `item()` asks for them.
 
     Attributes:
         dtype: such as `float32`, without `torch.`.
@@ -243,8 +238,9 @@ class Tensor:
 
     @property
     def signs(self) -> tuple[bool, bool]:
-        """Whether PyTorch's conjugate and negative bits are set: the bytes stand for the conjugate, or have the wrong
-        sign.
+        """Whether PyTorch's conjugate and negative bits are set.
+
+        The bytes stand for the conjugate then, or have the wrong sign.
         """
         found = self.attributes if isinstance(self.attributes, dict) else {}
         return found.get("conj") is True and self.dtype.startswith("complex"), found.get("neg") is True
@@ -267,8 +263,9 @@ class Tensor:
         return -value if neg else value
 
     def array(self) -> numpy.ndarray[Any, Any]:
-        """The values as a read-only numpy view of the file: no copy, unless PyTorch saved the tensor with the conjugate
-        or the negative bit, and the sign has to change.
+        """The values as a read-only numpy view of the file.
+
+        It is a copy only if PyTorch saved the tensor with the conjugate or the negative bit, so that the sign changes.
 
         bfloat16, float8 and other types that numpy lacks come as unsigned integers, the raw bits; see
         `mvae.checkpoint.pickled.dtypes.numpy_dtype`. Types that put several elements in a byte come as their bytes, as
@@ -313,9 +310,7 @@ class Tensor:
 
 
 class NumpyDtype:
-    """A numpy type named in the file, such as `<f4`. `fields` is set for structured types, which are not
-    decoded.
-    """
+    """A numpy type named in the file, such as `<f4`; `fields` is set for structured types, which are not decoded."""
 
     __slots__ = ("code", "fields")
 
@@ -333,9 +328,7 @@ class NumpyDtype:
 
 
 class NumpyScalar:
-    """A numpy number, such as a learning rate that is a `np.float32`. `value` is the plain number, or raw
-    bytes.
-    """
+    """A numpy number, such as a learning rate that is a `np.float32`; `value` is the plain number, or raw bytes."""
 
     __slots__ = ("dtype", "value")
 

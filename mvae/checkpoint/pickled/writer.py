@@ -172,7 +172,7 @@ class Pickler(pickle._Pickler):
         self.save_tuple(value)
         self._open.discard(id(value))
 
-    dispatch: ClassVar[dict[type, Callable[..., None]]] = pickle._Pickler.dispatch | {  # type: ignore[assignment]
+    dispatch: ClassVar[dict[type, Callable[..., None]]] = pickle._Pickler.dispatch | {
         int: _save_int, bytes: _save_bytes, tuple: _save_tuple, Global: _save_name, _Name: _save_name,
         _Call: _save_call, Tensor: _save_tensor, ObjectDict: _save_dict, Object: _save_object,
         Storage: _save_storage, _Bytes: _save_bytes_of,
@@ -190,8 +190,10 @@ def _name(module: str, name: str) -> _Name:
 
 @contextmanager
 def _room_for_recursion() -> Iterator[None]:
-    """The standard library's pickler calls itself for what is inside. In Python 3.11 and later that takes memory from
-    the heap, not from the stack, so there is room for more than the thousand calls that are allowed at first.
+    """Room for deep values: the standard library's pickler calls itself for what is inside.
+
+    In Python 3.11 and later that takes memory from the heap, not from the stack, so more than the thousand calls that
+    are allowed at first do no harm.
     """
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(max(before, _DEEPEST))

@@ -19,10 +19,10 @@ from mvae.checkpoint.formats.safetensors import write_safetensors
 from mvae.checkpoint.formats.stream import Progress, Stream, blocks
 from mvae.checkpoint.formats.zip_writer import Output, output, refuse_to_overwrite, write_checkpoint
 from mvae.checkpoint.inspection import CheckpointFile, inspect
-from mvae.checkpoint.pickled.plain import to_json
+from mvae.checkpoint.pickled.plain import Replaced, to_json
 from mvae.checkpoint.pickled.values import Global, Object, ObjectDict, Storage, Tensor, contiguous
 from mvae.checkpoint.pickled.walk import walk
-from mvae.checkpoint.pickled.writer import Pickler, Replaced, Stored
+from mvae.checkpoint.pickled.writer import Pickler, Stored
 from mvae.checkpoint.report.finding import find_weights, other_weights
 from mvae.checkpoint.report.names import own_names, renaming
 from mvae.checkpoint.report.optimizers import is_optimizer_state

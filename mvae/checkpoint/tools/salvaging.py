@@ -16,9 +16,10 @@ from mvae.checkpoint.files.source import Input, Source
 from mvae.checkpoint.formats.detect import Format
 from mvae.checkpoint.formats.stream import Progress, Stream
 from mvae.checkpoint.formats.zip_writer import Output, output, refuse_to_overwrite, write_checkpoint
+from mvae.checkpoint.pickled.plain import Replaced
 from mvae.checkpoint.pickled.values import Storage, Tensor
 from mvae.checkpoint.pickled.walk import Path, is_leaf, walk
-from mvae.checkpoint.pickled.writer import Pickler, Replaced
+from mvae.checkpoint.pickled.writer import Pickler
 from mvae.checkpoint.report.byte_budget import Sections
 from mvae.checkpoint.report.entries import TensorEntry
 from mvae.checkpoint.report.report import Report
@@ -78,7 +79,7 @@ class Salvage:
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes but `places`, and `complete`, as JSON takes them."""
-        return as_json(self) | {"complete": self.complete}
+        return {**as_json(self), "complete": self.complete}
 
     def __str__(self) -> str:
         return self.text()

@@ -67,7 +67,7 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """path, size, format, ok, checksums, checked, tensors, damage and notes, as JSON takes them."""
-        return as_json(self) | {"ok": self.ok}
+        return {**as_json(self), "ok": self.ok}
 
     def __str__(self) -> str:
         name = printable(self.path)

@@ -282,6 +282,7 @@ def metric_states(model: torch.nn.Module) -> dict[str, Any]:
 
 
 def set_metric_states(model: torch.nn.Module, saved: dict[str, Any]) -> None:
+    """Put back what `metric_states` found, on the device that each metric is on."""
     for name, metric in model.named_modules():
         if isinstance(metric, Metric) and name in saved:
             for state, value in saved[name]["states"].items():
@@ -302,6 +303,7 @@ def cycles(loader: CombinedLoader) -> list[bool] | None:
 
 
 def set_cycles(loader: CombinedLoader, flags: list[bool] | None) -> None:
+    """Put back what `cycles` found."""
     if flags is not None and loader._iterator is not None:
         loader._iterator.__dict__["_consumed"] = list(flags)
 

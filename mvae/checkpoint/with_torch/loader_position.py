@@ -284,14 +284,17 @@ def _of_lightning(sampler: Any) -> bool:
 
 
 def stateful(loader: Any) -> bool:
+    """Whether a loader saves a position of its own."""
     return callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None))
 
 
 def of_torchdata(loader: Any) -> bool:
+    """Whether a loader is one of torchdata's."""
     return type(loader).__module__.startswith("torchdata.")
 
 
 def persistent(loader: Any) -> bool:
+    """Whether a loader keeps its workers from one pass to the next."""
     return isinstance(loader, DataLoader) and loader.num_workers > 0 and loader.persistent_workers
 
 

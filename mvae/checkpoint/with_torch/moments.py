@@ -78,6 +78,7 @@ def _runs_late(callback: Any, hook: str) -> bool:
 
 
 def overrides(owner: Any, hook: str) -> bool:
+    """Whether a callback or a module has a hook of its own."""
     base = L.LightningModule if isinstance(owner, L.LightningModule) else Callback
     return getattr(type(owner), hook, None) is not getattr(base, hook)
 

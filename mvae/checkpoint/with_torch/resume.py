@@ -291,7 +291,7 @@ class ExactResume(Callback):
             IN_VALIDATION: moments.validation_not_begun,
             EPOCH_START: moments.epoch_not_begun,
         }
-        return change.get(self._moment, lambda progress: progress)(self._progress)
+        return change[self._moment](self._progress) if self._moment in change else self._progress
 
     def _put_back(
         self, trainer: L.Trainer, model: L.LightningModule, loops: Loops, saved: dict[str, Any], own: dict[str, Any]
