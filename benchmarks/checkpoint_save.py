@@ -2,7 +2,7 @@
 
     python -m benchmarks.checkpoint_save                  everything (about 25 minutes; 11 GB of memory and of disk)
     python -m benchmarks.checkpoint_save --quick          the same in small
-    python -m benchmarks.checkpoint_save --only kills     one part: save, kills or resumes
+    python -m benchmarks.checkpoint_save --only kills     one part: save, kills, resumes or cost
 
 **save**: the network of 6,807 items with Adam (102 MB), and one of 5 GB, saved by Lightning's own
 ``TorchCheckpointIO``, by the same with an ``fsync`` after it, and by ``DurableCheckpointIO``. The peak is the
@@ -14,6 +14,8 @@ moment. Good is a file that loads, has all checksums right, and is not older tha
 
 **resumes**: a training with dropout, shuffling, KL annealing and a learning rate that falls is ended by ``kill -9`` at
 one to three random moments, resumed from the newest checkpoint each time, and compared with one left alone.
+
+**cost**: what a step takes with and without ``ExactResume``, in short epochs and in long ones.
 
 Each measurement and each run is a process of its own, forked from this one so that none pays for the imports.
 """
@@ -220,8 +222,11 @@ class LightningAlone(ExactResume):
 
     on_save_checkpoint = Callback.on_save_checkpoint
     on_load_checkpoint = Callback.on_load_checkpoint
+    setup = Callback.setup
+    teardown = Callback.teardown
+    on_fit_start = Callback.on_fit_start
     on_train_start = Callback.on_train_start
-    on_train_epoch_start = Callback.on_train_epoch_start
+    on_train_batch_end = Callback.on_train_batch_end
     on_train_epoch_end = Callback.on_train_epoch_end
     on_train_end = Callback.on_train_end
 
@@ -305,7 +310,55 @@ def bench_resumes(folder: Path, quick: bool) -> None:
         )
 
 
-PARTS = {"save": bench_save, "kills": bench_kills, "resumes": bench_resumes}
+# --- cost
+
+
+class WithoutScheduler(MultiVAE):
+    def configure_optimizers(self) -> Any:
+        return super().configure_optimizers()["optimizer"]
+
+
+def measure_cost(exact: bool, batches: int, pipe: int) -> None:
+    """Write the seconds of a step to a pipe: the median over one epoch at the document's number of items."""
+    import lightning as L
+
+    class Clock(Callback):
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.times.append(time.perf_counter())
+
+    clock = Clock()
+    rows = torch.zeros(128, 6_807).bernoulli_(0.02)
+    loader = torch.utils.data.DataLoader([rows] * batches, batch_size=None, shuffle=True)  # type: ignore[arg-type,var-annotated]
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[*([ExactResume()] if exact else []), clock], limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(WithoutScheduler(6_807), loader)
+    steps = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]
+    os.write(pipe, pickle.dumps(statistics.median(steps)))
+
+
+def bench_cost(folder: Path, quick: bool) -> None:
+    print("cost: a step with and without ExactResume, at 6,807 items and batches of 128 (medians, taken in turn)")
+    for batches in (20, 60) if quick else (50, 500):
+        found: dict[bool, list[float]] = {False: [], True: []}
+        for _ in range(3 if quick else 7):
+            for exact in found:
+                child, read = start(partial(measure_cost, exact, batches))
+                with os.fdopen(read, "rb") as pipe:
+                    found[exact].append(pickle.loads(pipe.read()))
+                os.waitpid(child, 0)
+        plain, ours = (min(found[exact]) for exact in (False, True))
+        print(
+            f"  {batches:4} batches   {plain * 1e3:6.1f} ms → {ours * 1e3:6.1f} ms   {ours / plain - 1:+.1%}",
+            flush=True,
+        )
+
+
+PARTS = {"save": bench_save, "kills": bench_kills, "resumes": bench_resumes, "cost": bench_cost}
 
 
 def main() -> None:

@@ -113,17 +113,17 @@ class Passes:
         seed_all(self._seed)
         self._stream = take(_CPU)
         put(mine, _CPU)
-        return self._in_stream(begin)
+        return self._in_stream(begin, mine)
 
-    def _in_stream(self, draw: Callable[[], Any]) -> Any:
-        mine = take(_CPU)
+    def _in_stream(self, draw: Callable[[], Any], mine: Snapshot) -> Any:
+        """Draw from the data's own random numbers, and leave the global generators as ``mine`` has them."""
         assert self._stream is not None
         put(self._stream, _CPU)
         try:
             return draw()
         finally:
             self._stream = take(_CPU)
-            put(mine, _CPU)
+            put((*mine[:3], None), _CPU)
 
     def fetch(self, fetch: Callable[[], Any]) -> Any:
         if self.resuming:
@@ -132,7 +132,7 @@ class Passes:
         if self.batches == 0 and self.way == SKIP:
             self._start = self.before_fetch  # the order of the pass is drawn now, and not as it began
         try:
-            batch = self._in_stream(fetch) if self.way == STREAM else fetch()
+            batch = self._in_stream(fetch, self.before_fetch) if self.way == STREAM else fetch()
         except StopIteration:
             self.fetching = False
             raise
