@@ -33,7 +33,7 @@ $(READY): pyproject.toml constraints.txt
 data: $(READY)
 	@$(BIN)/python -m mvae.data.movielens
 
-lab: data  ## open JupyterLab on lesson 1
+lab: data  ## open JupyterLab on the tour, lesson 00
 	@$(BIN)/python scripts/lab.py $(LAB)
 
 course: data  ## run every lesson without a screen, into build/course/

@@ -248,6 +248,78 @@ def show(figure: Figure, alt: str) -> None:
     plt.close(figure)
 
 
+def users_by_batch_size(sizes: np.ndarray, most: np.ndarray, guess: int) -> Figure:
+    """Users against batch size at a fixed number of batches: a straight line on log scales, one guess marked.
+
+    Args:
+        sizes: [n], users in a batch.
+        most: [n], users in an epoch if every batch is full.
+        guess: the batch size to mark.
+    """
+    figure, ax = _figure("Every batch size tells another number of users", "users in a batch", "training users")
+    ax.plot(sizes, most, "o-", color=INK)
+    at = int(np.flatnonzero(sizes == guess)[0])
+    ax.plot(guess, most[at], "o", color=ACCENT, markersize=11, fillstyle="none", markeredgewidth=2)
+    ax.annotate(f"{guess}: up to {most[at]:,}", (guess, most[at]), (12, -4), textcoords="offset points", va="top")
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.set_xticks(sizes, [str(size) for size in sizes])
+    ax.minorticks_off()
+    return figure
+
+
+def cuts(stories: Mapping[str, tuple[float, int]], start: float) -> Figure:
+    """The learning rate after each cut, for several stories that end at the same rate.
+
+    Args:
+        stories: label → (factor, how often).
+        start: the rate before the first cut.
+    """
+    figure, ax = _figure("Two stories, one end", "cut number", "learning rate (log scale)", height=2.8)
+    for (label, (factor, times)), style in zip(stories.items(), _styles(), strict=False):
+        rates = start * factor ** np.arange(times + 1)
+        ax.step(np.arange(times + 1), rates, where="post", label=label, marker="o", **style)
+    ax.set_yscale("log", base=2)
+    ticks = start * 0.5 ** np.arange(0, 7, 2)
+    ax.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    ax.minorticks_off()
+    ax.legend(frameon=False)
+    return figure
+
+
+def grades(counted: pd.DataFrame) -> Figure:
+    """How many conclusions of each grade were right: dark, of all of that grade: pale.
+
+    Args:
+        counted: index: the grades; columns ``sum`` (right) and ``size`` (all).
+    """
+    figure, ax = _figure("What was called certain was right", "conclusions", "", height=2.0)
+    ax.barh(counted.index, counted["size"], color="white", edgecolor=INK, hatch="///", label="asked")
+    ax.barh(counted.index, counted["sum"], color=INK, label="right")
+    ax.set_xticks(range(int(counted["size"].max()) + 1))
+    ax.invert_yaxis()
+    ax.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def times_seen(counts: Mapping[str, Sequence[int]]) -> Figure:
+    """How many people were trained on never, once and twice in one epoch, a group of bars for each run.
+
+    Args:
+        counts: label → people who came 0, 1 and 2 times.
+    """
+    figure, ax = _figure("Stopped in the middle: some twice, some never", "times in the epoch", "people", height=2.8)
+    width = 0.8 / len(counts)
+    for number, (label, people) in enumerate(counts.items()):
+        at = np.arange(len(people)) + (number - (len(counts) - 1) / 2) * width
+        hatches = {"color": INK} if number == 0 else {"color": "white", "edgecolor": INK, "hatch": "///"}
+        ax.bar_label(ax.bar(at, people, width * 0.9, label=label, **hatches))
+    ax.set_xticks(range(3), ["never", "once", "twice"])
+    ax.margins(y=0.15)
+    ax.legend(frameon=False)
+    return figure
+
+
 def _figure(title: str, x: str, y: str, width: float = 7.5, height: float = 3.2) -> tuple[Figure, Axes]:
     figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
     _label(ax, title, x, y)

@@ -1,7 +1,7 @@
-"""Run the lessons without a screen.
+"""Run the lessons, and the ledger of claims, without a screen.
 
-    python scripts/course.py                     every lesson into build/course/, as notebook and HTML
-    python scripts/course.py --store 02 04       run lessons 02 and 04 and store their outputs in notebooks/
+    python scripts/course.py                     all of them into build/course/, as notebook and HTML, and an index
+    python scripts/course.py --store 02 claims   run lesson 02 and the ledger and store their outputs in notebooks/
 
 Exit status 1 when a lesson stops with an error.
 """
@@ -97,9 +97,35 @@ def with_alternative_texts(html: str, notebook: nbformat.NotebookNode) -> str:
     return NO_TEXT.sub(lambda found: f'alt="{escape(next(texts, "") or found["text"])}"', html)
 
 
+INDEX = """<!DOCTYPE html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>What is inside a PyTorch Lightning checkpoint</title>
+<style>
+body{{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}}
+article{{display:grid;grid-template-columns:1fr 20rem;gap:1rem;border-top:1px solid #8886;padding:1rem 0}}
+article img{{width:100%;background:#fff}} h2{{font-size:1.1rem;margin:0}}
+</style>
+<h1>What is inside a PyTorch Lightning checkpoint</h1>
+{}
+</html>
+"""
+
+
+def index_entry(stem: str, notebook: nbformat.NotebookNode) -> str:
+    """A lesson in the index: its title, its first paragraph, and its first picture, if it has one."""
+    title, paragraph = notebook.cells[0].source.split("\n\n")[:2]
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)|[*`]", r"\1", paragraph).replace("\n", " ")
+    heading = f'<h2><a href="{stem}.html">{escape(title.removeprefix("# "))}</a></h2>'
+    outputs = (output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
+    pictures = (output.data["image/png"] for output in outputs if "image/png" in output.get("data", {}))
+    picture = next(pictures, None)
+    image = f'<img alt="" src="data:image/png;base64,{picture.strip()}">' if picture else ""
+    return f"<article><div>{heading}<p>{escape(text)}</p></div>{image}</article>"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("lessons", nargs="*", help="numbers such as 02; all of them by default")
+    parser.add_argument("lessons", nargs="*", help="numbers such as 02, or claims; all of them by default")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "course")
     parser.add_argument("--store", action="store_true", help="store the outputs in notebooks/ itself")
     options = parser.parse_args()
@@ -107,13 +133,16 @@ def main() -> int:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
     paths = [
-        p for p in sorted(LESSONS.glob("[0-9][0-9]_*.ipynb")) if not options.lessons or p.name[:2] in options.lessons
+        path
+        for path in [*sorted(LESSONS.glob("[0-9][0-9]_*.ipynb")), LESSONS / "claims.ipynb"]
+        if not options.lessons or path.stem.partition("_")[0] in options.lessons
     ]
     if not paths:
         sys.exit(f"No lesson called {' '.join(options.lessons)} in {LESSONS}.")
     if not options.store:
         options.out.mkdir(parents=True, exist_ok=True)
     failed = 0
+    entries = []
     for number, path in enumerate(paths, start=1):
         print(f"[{number}/{len(paths)}] {path.stem:<14} ", end="", flush=True)
         start = time.monotonic()
@@ -131,9 +160,12 @@ def main() -> int:
             html, _ = HTMLExporter().from_notebook_node(with_mathml(notebook))
             html = with_alternative_texts(html, notebook)
             (options.out / f"{path.stem}.html").write_text(html, encoding="utf-8")
-    if not options.store and not failed:
+            entries.append(index_entry(path.stem, notebook))
+    if entries:
+        (options.out / "index.html").write_text(INDEX.format("\n".join(entries)), encoding="utf-8")
+    if entries and not failed:
         shown = options.out.relative_to(Path.cwd()) if options.out.is_relative_to(Path.cwd()) else options.out
-        print(f"Open {shown}/{paths[0].stem}.html in a browser.")
+        print(f"Open {shown}/index.html in a browser.")
     return 1 if failed else 0
 
 

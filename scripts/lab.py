@@ -1,4 +1,4 @@
-"""Open JupyterLab on lesson 1; as root, in a container, and without a browser too."""
+"""Open JupyterLab on the tour; as root, in a container, and without a browser too."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}"]
-# The address that is opened, or printed where there is no browser: lesson 1 itself.
-command += ["--LabApp.default_url=/lab/tree/notebooks/01_build.ipynb", *sys.argv[1:]]
+# The address that is opened, or printed where there is no browser: the tour itself.
+command += ["--LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb", *sys.argv[1:]]
 if hasattr(os, "geteuid") and os.geteuid() == 0:
     command.append("--allow-root")  # JupyterLab refuses root unless told; the token stays on
 os.chdir(ROOT)

@@ -20,6 +20,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+LEDGER = ROOT / "notebooks/claims.ipynb"
 MAX_LINES, MAX_OUTPUT = 40, 400_000
 SKIP_TAGS = {"nbval-skip", "nbval-ignore-output", "skip-execution"}
 SKIP_COMMENTS = re.compile(r"^\s*#\s*(NBVAL_|PYTEST_VALIDATE_)", re.MULTILINE)
@@ -94,13 +95,12 @@ def code_problems(cell: dict) -> list[str]:
 # ---- the lessons -----------------------------------------------------------------------------------------------
 
 
-def test_lessons_one_to_five_are_there() -> None:
-    assert {"01_build", "02_train", "03_save", "04_dissect", "05_reload"} <= {path.stem for path in LESSONS}
-    numbers = [path.name[:2] for path in LESSONS]
-    assert numbers == [f"{number:02d}" for number in range(1, len(LESSONS) + 1)]
+def test_the_lessons_are_numbered_from_the_tour_on() -> None:
+    assert LESSONS[0].stem == "00_tour"
+    assert [path.name[:2] for path in LESSONS] == [f"{number:02d}" for number in range(len(LESSONS))]
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*LESSONS, LEDGER], ids=lambda path: path.stem)
 def test_a_lesson_is_stored_as_it_ran(path: Path) -> None:
     assert problems(json.loads(path.read_text(encoding="utf-8"))) == []
 
@@ -123,6 +123,34 @@ def lessons_named(text: str) -> set[str]:
 def test_a_lesson_names_only_lessons_that_are_there(path: Path) -> None:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert lessons_named("\n".join(map(source, cells))) <= {lesson.name[:2] for lesson in LESSONS}
+
+
+# ---- the ledger of claims ----------------------------------------------------------------------------------------
+
+VERDICTS = dict.fromkeys(range(1, 25), "true") | dict.fromkeys((1, 8, 17, 19, 20), "partly") | {3: "false", 23: "false"}
+"""What was found when the ledger was written. One that flips is news: about PyTorch, about Lightning, or about us."""
+
+
+def ledger() -> dict[int, tuple[str, str]]:
+    """Claim → (verdict, address of the heading that shows it), as the ledger's last table was stored."""
+    cells = json.loads(LEDGER.read_text(encoding="utf-8"))["cells"]
+    tables = [
+        output["data"]["text/markdown"] for cell in cells for output in cell.get("outputs", []) if "data" in output
+    ]
+    rows = re.findall(r"^\| (\d+) \| .* \| \*\*(\w+)\*\* \| \[.*\]\((.*)\) \|$", "".join(tables[-1]), re.MULTILINE)
+    return {int(number): (verdict, where) for number, verdict, where in rows}
+
+
+def test_every_claim_has_the_verdict_that_was_found() -> None:
+    assert {number: verdict for number, (verdict, _) in ledger().items()} == VERDICTS
+
+
+def test_every_claim_leads_to_a_heading_that_is_there() -> None:
+    for _, where in ledger().values():
+        page, _, anchor = where.partition("#")
+        cells = json.loads((ROOT / "notebooks" / page).read_text(encoding="utf-8"))["cells"]
+        text = "\n".join(source(cell) for cell in cells if cell["cell_type"] == "markdown")
+        assert anchor in {heading.replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}, where
 
 
 # ---- the check itself ------------------------------------------------------------------------------------------
