@@ -2,7 +2,7 @@
 
 python scripts/dying_run.py FOLDER [--die-at-step N | --die-in-save N]
 
-Trains with `fit(…, resume=True)`, so that the same command, started again, goes on from the newest whole file in FOLDER.
+Trains with `fit(…, resume=True)`: the same command, started again, goes on from the newest whole file in FOLDER.
 At the end the weights are in FOLDER/weights.pt.
 """
 
