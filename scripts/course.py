@@ -97,6 +97,7 @@ def with_alternative_texts(html: str, notebook: nbformat.NotebookNode) -> str:
     return NO_TEXT.sub(lambda found: f'alt="{escape(next(texts, "") or found["text"])}"', html)
 
 
+<<<<<<< HEAD
 INDEX = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>What is inside a PyTorch Lightning checkpoint</title>
@@ -123,6 +124,8 @@ def index_entry(stem: str, notebook: nbformat.NotebookNode) -> str:
     return f"<article><div>{heading}<p>{escape(text)}</p></div>{image}</article>"
 
 
+=======
+>>>>>>> b428161 (Lesson 09: twelve epochs, whose numbers hold on other processors; alternative texts reach the exported page)
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lessons", nargs="*", help="numbers such as 02, or claims; all of them by default")
