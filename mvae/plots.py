@@ -312,8 +312,9 @@ def times_seen(counts: Mapping[str, Sequence[int]]) -> Figure:
     width = 0.8 / len(counts)
     for number, (label, people) in enumerate(counts.items()):
         at = np.arange(len(people)) + (number - (len(counts) - 1) / 2) * width
-        hatches = {"color": INK} if number == 0 else {"color": "white", "edgecolor": INK, "hatch": "///"}
-        ax.bar_label(ax.bar(at, people, width * 0.9, label=label, **hatches))
+        colour, hatch = (INK, "") if number == 0 else ("white", "///")
+        bars = ax.bar(at, people, width * 0.9, label=label, color=colour, edgecolor=INK, hatch=hatch)
+        ax.bar_label(bars)
     ax.set_xticks(range(3), ["never", "once", "twice"])
     ax.margins(y=0.15)
     ax.legend(frameon=False)
