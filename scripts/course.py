@@ -97,7 +97,6 @@ def with_alternative_texts(html: str, notebook: nbformat.NotebookNode) -> str:
     return NO_TEXT.sub(lambda found: f'alt="{escape(next(texts, "") or found["text"])}"', html)
 
 
-<<<<<<< HEAD
 INDEX = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>What is inside a PyTorch Lightning checkpoint</title>
@@ -118,14 +117,14 @@ def index_entry(stem: str, notebook: nbformat.NotebookNode) -> str:
     text = re.sub(r"\[([^]]*)\]\([^)]*\)|[*`]", r"\1", paragraph).replace("\n", " ")
     heading = f'<h2><a href="{stem}.html">{escape(title.removeprefix("# "))}</a></h2>'
     outputs = (output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
-    pictures = (output.data["image/png"] for output in outputs if "image/png" in output.get("data", {}))
-    picture = next(pictures, None)
-    image = f'<img alt="" src="data:image/png;base64,{picture.strip()}">' if picture else ""
+    picture = next((output for output in outputs if "image/png" in output.get("data", {})), None)
+    image = ""
+    if picture is not None:
+        alt = escape(picture.metadata.get("image/png", {}).get("alt", ""))
+        image = f'<img alt="{alt}" src="data:image/png;base64,{picture.data["image/png"].strip()}">'
     return f"<article><div>{heading}<p>{escape(text)}</p></div>{image}</article>"
 
 
-=======
->>>>>>> b428161 (Lesson 09: twelve epochs, whose numbers hold on other processors; alternative texts reach the exported page)
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lessons", nargs="*", help="numbers such as 02, or claims; all of them by default")
