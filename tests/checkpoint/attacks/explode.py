@@ -14,7 +14,8 @@ from hostile_files import bombs, checkpoint
 from mvae.checkpoint import CheckpointError, inspect
 from mvae.checkpoint.pickled.limits import DEFAULT_LIMITS, Limits
 
-SECONDS = 30
+SECONDS, SECONDS_IF_SMALL = 30, 10
+"""Of processor time; what SECURITY.md promises of files up to 10 MB."""
 
 
 def main() -> int:
@@ -26,7 +27,7 @@ def main() -> int:
         del pickle
         # the bytes of the file itself are already here; the gigabyte is for what reading it takes
         resource.setrlimit(resource.RLIMIT_AS, (_address_space() + 2**30 // scale, resource.RLIM_INFINITY))
-        began = time.monotonic()
+        began = time.process_time()
         try:
             file = inspect(raw, limits=limits)
             file.to_dict()
@@ -39,8 +40,8 @@ def main() -> int:
             failed += 1
         file = None
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        took = time.monotonic() - began
-        if took > SECONDS:
+        took = time.process_time() - began
+        if took > (SECONDS if len(raw) > 10_000_000 else SECONDS_IF_SMALL):
             outcome = f"FAILED: {took:.0f} seconds"
             failed += 1
         print(f"{name:40} {took:6.2f} s  {outcome[:100]}", flush=True)

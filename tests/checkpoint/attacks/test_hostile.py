@@ -8,6 +8,7 @@ import pickle
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,17 @@ OPCODES = st.sampled_from([
 def test_random_opcodes(parts: list[bytes]) -> None:
     survive(pickle_of(*parts, protocol=4))
     survive(checkpoint(pickle_of(*parts)))
+
+
+@settings(max_examples=CASES // 10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(start=st.lists(OPCODES, max_size=20), again=st.lists(OPCODES, min_size=1, max_size=8))
+def test_random_opcodes_again_and_again_cost_no_more_than_their_bytes(start: list[bytes], again: list[bytes]) -> None:
+    """300 kB of one pattern: at the rate that is promised of 10 MB, and ten times that for a busy machine."""
+    pattern = b"".join(again)
+    raw = pickle_of(*start, pattern * (300_000 // len(pattern)), protocol=4)
+    began = time.process_time()
+    survive(raw)
+    assert time.process_time() - began < 10 * 10 * len(raw) / 10_000_000, "quadratic"
 
 
 REAL = st.sampled_from(["lightning", "tensors", "legacy", "omegaconf", "hyperparameters", "protocol 5"])
