@@ -1,4 +1,4 @@
-"""``python -m mvae`` is the ``mvae`` command."""
+"""`python -m mvae` is the `mvae` command."""
 
 from mvae.cli import main
 

@@ -1,7 +1,7 @@
 """Import a package's names when they are first used (PEP 562).
 
-``import mvae.checkpoint`` must work, and be quick, where torch is not even installed; ``from mvae import MultiVAE``
-must work too. So a package says in its ``__init__.pyi`` which module each of its names is from. Type checkers and
+`import mvae.checkpoint` must work, and be quick, where torch is not even installed; `from mvae import MultiVAE`
+must work too. So a package says in its `__init__.pyi` which module each of its names is from. Type checkers and
 editors read that file as it is; Python reads it here and imports a name's module when the name is asked for.
 """
 
@@ -18,11 +18,11 @@ _LINE = re.compile(r"from (\S+) import (\w+) as \2")
 
 
 def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], list[str]]:
-    """The ``__getattr__`` and ``__all__`` of a package.
+    """The `__getattr__` and `__all__` of a package.
 
     Args:
-        package: its ``__name__``.
-        file: its ``__file__``; the stub ``__init__.pyi`` lies beside it, a line ``from module import name as name``
+        package: its `__name__`.
+        file: its `__file__`; the stub `__init__.pyi` lies beside it, a line `from module import name as name`
             for each name.
     """
     with open(os.path.join(os.path.dirname(file), "__init__.pyi"), encoding="utf-8") as stub:

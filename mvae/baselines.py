@@ -14,12 +14,12 @@ class Popularity:
     """The same list for everybody: the items most people liked."""
 
     def fit(self, train: sp.csr_matrix) -> Self:
-        """``train``: CSR matrix [users, items]."""
+        """`train`: CSR matrix [users, items]."""
         self.counts = torch.from_numpy(np.asarray(train.sum(axis=0), dtype=np.float32).ravel())
         return self
 
     def __call__(self, fold_in: Tensor) -> Tensor:
-        """Scores [users, items] for users with the items ``fold_in`` [users, items]."""
+        """Scores [users, items] for users with the items `fold_in` [users, items]."""
         return self.counts.expand(len(fold_in), -1)
 
 
@@ -37,7 +37,7 @@ class EASE:
         self.l2 = l2
 
     def fit(self, train: sp.csr_matrix) -> Self:
-        """``train``: CSR matrix [users, items]."""
+        """`train`: CSR matrix [users, items]."""
         gram = (train.T @ train).toarray().astype(np.float64)
         gram[np.diag_indices_from(gram)] += self.l2
         inverse = np.linalg.inv(gram)
@@ -47,5 +47,5 @@ class EASE:
         return self
 
     def __call__(self, fold_in: Tensor) -> Tensor:
-        """Scores [users, items] for users with the items ``fold_in`` [users, items]."""
+        """Scores [users, items] for users with the items `fold_in` [users, items]."""
         return fold_in @ self.weights

@@ -20,18 +20,18 @@ from mvae.metrics import NEXT_ITEM, mask_seen, measure
 class BERT4Rec(L.LightningModule):
     """A transformer that reads what a user liked in order, in both directions, and fills in what is masked.
 
-    Tokens are the items' columns, 0 … ``num_items`` − 1, then one for padding and one for the mask. Sequences are
+    Tokens are the items' columns, 0 … `num_items` − 1, then one for padding and one for the mask. Sequences are
     padded on the left, so that the newest item always stands at the last position.
 
     Args:
         num_items: columns of the interaction matrix; the embedding has a row for each.
         hidden_dim: d, the width of the embedding and of all blocks.
         num_layers: L, transformer blocks.
-        num_heads: h, heads of the self-attention; they divide ``hidden_dim``.
+        num_heads: h, heads of the self-attention; they divide `hidden_dim`.
         max_len: N, the longest sequence it sees, the mask included; of a longer one the newest items.
         mask_prob: ρ, the share of the items that are masked in training.
         dropout: share of a sub-layer's outputs that are zeroed in training.
-        lr: Adam's learning rate at the start; ReduceLROnPlateau halves it when ``val_loss`` stops falling.
+        lr: Adam's learning rate at the start; ReduceLROnPlateau halves it when `val_loss` stops falling.
         weight_decay: Adam's L2 penalty.
 
     Raises:
@@ -93,7 +93,7 @@ class BERT4Rec(L.LightningModule):
         """What the last block says of each position (sections 3.3 and 3.4).
 
         Args:
-            tokens: [batch, length] of int64, length ≤ ``max_len``.
+            tokens: [batch, length] of int64, length ≤ `max_len`.
 
         Returns:
             [batch, length, hidden_dim].
@@ -110,7 +110,7 @@ class BERT4Rec(L.LightningModule):
         return F.linear(hidden, self.item_embedding.weight[: self.hparams["num_items"]], self.output_bias)
 
     def choose_masked(self, sequences: Tensor) -> Tensor:
-        """Which items are masked (the cloze task, section 3.6): a share ``mask_prob`` of them, never the padding.
+        """Which items are masked (the cloze task, section 3.6): a share `mask_prob` of them, never the padding.
 
         Where chance picks none, the newest one is masked, so that every sequence has something to fill in. (The paper
         adds sequences with only the newest masked, as that is what will be asked.)
@@ -165,7 +165,7 @@ def _block(hidden_dim: int, num_heads: int, dropout: float) -> nn.TransformerEnc
 
 
 class _Dropout(nn.Dropout):
-    """Dropout by ``torch.rand``: PyTorch's own draws through MKL where that is, so elsewhere other numbers come."""
+    """Dropout by `torch.rand`: PyTorch's own draws through MKL where that is, so elsewhere other numbers come."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:

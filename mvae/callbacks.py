@@ -20,8 +20,8 @@ from mvae.errors import DataError
 class History(Callback):
     """One row for every optimizer step; the last row of an epoch carries the validation losses and metrics too.
 
-    The table has ``step`` (optimizer steps done, 1 for the first), ``epoch``, ``beta`` and ``lr`` (both as used in
-    that step), and what the model logged: ``train_loss``, ``val_loss``, ``val_ndcg@100``, …
+    The table has `step` (optimizer steps done, 1 for the first), `epoch`, `beta` and `lr` (both as used in
+    that step), and what the model logged: `train_loss`, `val_loss`, `val_ndcg@100`, …
 
     Args:
         path: CSV file for the table, written with every checkpoint and when training ends. A resumed run continues

@@ -15,7 +15,7 @@ def recall_at_k(scores: Tensor, held_out: Tensor, k: int) -> Tensor:
     """How many of the held-out items stand among the first k, over the most that could: min(k, number held out).
 
     Args:
-        scores: [users, items]. Items that were shown to the model must be -inf (see :func:`mask_seen`).
+        scores: [users, items]. Items that were shown to the model must be -inf (see `mask_seen`).
         held_out: [users, items], non-zero where the item is to be predicted.
         k: length of the list.
 
@@ -31,7 +31,7 @@ def ndcg_at_k(scores: Tensor, held_out: Tensor, k: int) -> Tensor:
 
     A hit at rank r counts 1 / log2(r + 1); a perfect list has its min(k, number held out) hits on top.
 
-    Args and returns as :func:`recall_at_k`.
+    Args and returns as `recall_at_k`.
     """
     hits = _hits(scores, held_out, k)
     discount = 1 / torch.log2(torch.arange(2, hits.shape[1] + 2, device=hits.device, dtype=hits.dtype))
@@ -42,7 +42,7 @@ def ndcg_at_k(scores: Tensor, held_out: Tensor, k: int) -> Tensor:
 def hit_rate_at_k(scores: Tensor, held_out: Tensor, k: int) -> Tensor:
     """1 where any of the held-out items stands among the first k, else 0.
 
-    Args and returns as :func:`recall_at_k`, of which it is another name where a single item is held out.
+    Args and returns as `recall_at_k`, of which it is another name where a single item is held out.
     """
     return _hits(scores, held_out, k).amax(dim=1)
 
@@ -53,7 +53,7 @@ TOP_N, NEXT_ITEM = ("recall@20", "recall@50", "ndcg@100"), ("hr@10", "ndcg@10")
 
 
 def measure(scores: Tensor, held_out: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-    """Metrics by name, such as ``ndcg@10``: name → [users]. Args as :func:`recall_at_k`."""
+    """Metrics by name, such as `ndcg@10`: name → [users]. Args as `recall_at_k`."""
     return {name: _AT_K[name.split("@")[0]](scores, held_out, int(name.split("@")[1])) for name in names}
 
 
@@ -75,9 +75,9 @@ def evaluate(
     """Rank for every held-out user, and take the mean over users.
 
     Args:
-        score: what is shown → scores [users, items]: a model in eval mode, ``EASE``, ``Popularity``.
-        loader: batches of (fold-in, held-out), such as ``InteractionsDataModule.test_dataloader()``, or of (sequences,
-            fold-in, held-out), such as ``SequencesDataModule.test_dataloader()``. The first is shown.
+        score: what is shown → scores [users, items]: a model in eval mode, `EASE`, `Popularity`.
+        loader: batches of (fold-in, held-out), such as `InteractionsDataModule.test_dataloader()`, or of (sequences,
+            fold-in, held-out), such as `SequencesDataModule.test_dataloader()`. The first is shown.
         names: the metrics.
 
     Returns:

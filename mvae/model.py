@@ -21,16 +21,16 @@ from mvae.metrics import TOP_N, mask_seen, measure
 class MultiVAE(L.LightningModule):
     """A variational autoencoder that reads what a user liked and says how likely every item is.
 
-    With ``hidden_dims=[600, 200]``: items → 600 → 200 → latent 200 → 600 → items. Twelve tensors.
+    With `hidden_dims=[600, 200]`: items → 600 → 200 → latent 200 → 600 → items. Twelve tensors.
 
     Args:
         num_items: columns of the interaction matrix; fixes the first and the last layer.
         hidden_dims: widths of the encoder's layers. The last is the latent dimension too; the decoder goes back.
         dropout: share of the input items that are hidden from the encoder in training.
-        lr: Adam's learning rate at the start; ReduceLROnPlateau halves it when ``val_loss`` stops falling.
+        lr: Adam's learning rate at the start; ReduceLROnPlateau halves it when `val_loss` stops falling.
         weight_decay: Adam's L2 penalty.
         kl_max_weight: the largest β (section 2.2.2).
-        kl_anneal_steps: optimizer steps over which β grows linearly from 0 to ``kl_max_weight``.
+        kl_anneal_steps: optimizer steps over which β grows linearly from 0 to `kl_max_weight`.
 
     Raises:
         ValueError: a size below 1, no hidden layer, or a dropout outside [0, 1).
@@ -63,7 +63,7 @@ class MultiVAE(L.LightningModule):
         self.apply(_init_weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [batch, items] for users with the items ``x`` [batch, items]: the mean of the posterior decoded."""
+        """Logits [batch, items] for users with the items `x` [batch, items]: the mean of the posterior decoded."""
         logits: Tensor = self.decoder(self.encode(x)[0])
         return logits
 

@@ -2,10 +2,10 @@
 
 What they need to know of a model, it says itself:
 
-- ``file_name``: what ``fit`` calls its checkpoints;
-- ``score(columns)``: [1, items], the logits for somebody who liked the items of these columns, in that order;
-- ``item_dims()``: the tensors with something for each item, by name, and which of their dimensions is the items'. What
-  comes after the items in that dimension (the rows of special tokens) is no item's, and ``realign`` keeps it.
+- `file_name`: what `fit` calls its checkpoints;
+- `score(columns)`: [1, items], the logits for somebody who liked the items of these columns, in that order;
+- `item_dims()`: the tensors with something for each item, by name, and which of their dimensions is the items'. What
+  comes after the items in that dimension (the rows of special tokens) is no item's, and `realign` keeps it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ItemModel = MultiVAE | BERT4Rec
 
 
 class Kind(NamedTuple):
-    """A model, the data it learns from, and the hyperparameters that ``fit`` gives a new one."""
+    """A model, the data it learns from, and the hyperparameters that `fit` gives a new one."""
 
     model: type[ItemModel]
     data: type[VocabularyDataModule]
@@ -40,7 +40,7 @@ KINDS = (
 
 
 def kind_of(datamodule: VocabularyDataModule | None, model: ItemModel | None) -> Kind:
-    """The kind of ``model``, or, where there is none yet, the one that learns from such data.
+    """The kind of `model`, or, where there is none yet, the one that learns from such data.
 
     Raises:
         TypeError: the model does not learn from such data.
@@ -57,7 +57,7 @@ def kind_of(datamodule: VocabularyDataModule | None, model: ItemModel | None) ->
 
 
 def model_class(hyper_parameters: Any) -> type[ItemModel]:
-    """The model whose ``__init__`` knows most of these hyperparameters: a checkpoint does not name its class."""
+    """The model whose `__init__` knows most of these hyperparameters: a checkpoint does not name its class."""
 
     def known(kind: Kind) -> int:
         return sum(name in hyper_parameters for name in inspect.signature(kind.model).parameters)

@@ -1,8 +1,8 @@
 """The figures of the lessons: one function, one figure. Each docstring says what to see.
 
 Every figure can be read in grey: what differs in colour differs in line style or marker too. Numbers come from
-:class:`~mvae.callbacks.History`, as :func:`~mvae.fit` returns them: ``result.history`` has one row a step,
-``result.epochs`` one row an epoch. matplotlib is needed for this module only (``pip install mvae[teach]``).
+`History`, as `fit` returns them: `result.history` has one row a step,
+`result.epochs` one row an epoch. matplotlib is needed for this module only (`pip install mvae[teach]`).
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def beta_by_epoch(schedules: Mapping[str, tuple[float, int, int]], epochs: int) 
     """β against the epoch for several runs: the same number of steps is many epochs where an epoch has few steps.
 
     Args:
-        schedules: label → (``kl_max_weight``, ``kl_anneal_steps``, steps in an epoch).
+        schedules: label → (`kl_max_weight`, `kl_anneal_steps`, steps in an epoch).
         epochs: how far to draw.
     """
     figure, ax = _figure("The same steps, but how many epochs?", "epoch", "β")
@@ -183,7 +183,7 @@ def kl_price(history: pd.DataFrame) -> Figure:
 
 
 def ranking(epochs: pd.DataFrame, metric: str = "val_ndcg@100") -> Figure:
-    """A validation metric against the epoch, with the epoch whose checkpoint is kept (lowest ``val_loss``) marked."""
+    """A validation metric against the epoch, with the epoch whose checkpoint is kept (lowest `val_loss`) marked."""
     name = metric.removeprefix("val_").replace("ndcg", "NDCG").replace("recall", "Recall")
     best = epochs.loc[epochs["val_loss"].idxmin()]
     figure, ax = _figure(f"{name} climbs fast, then levels off", "epoch", f"{name} (0 to 1)")
@@ -198,7 +198,7 @@ def next_item(epochs: pd.DataFrame, baseline: float, metric: str = "val_ndcg@10"
     """A next-item metric against the epoch, and the same of Popularity as a level line: below it at first, then above.
 
     Args:
-        epochs: ``result.epochs`` of BERT4Rec.
+        epochs: `result.epochs` of BERT4Rec.
         baseline: Popularity's value.
         metric: which column.
     """
@@ -291,7 +291,7 @@ def grades(counted: pd.DataFrame) -> Figure:
     """How many conclusions of each grade were right: dark, of all of that grade: pale.
 
     Args:
-        counted: index: the grades; columns ``sum`` (right) and ``size`` (all).
+        counted: index: the grades; columns `sum` (right) and `size` (all).
     """
     figure, ax = _figure("What was called certain was right", "conclusions", "", height=2.0)
     ax.barh(counted.index, counted["size"], color="white", edgecolor=INK, hatch="///", label="asked")

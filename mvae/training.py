@@ -31,12 +31,12 @@ from mvae.models import ItemModel, kind_of
 
 @dataclass(frozen=True)
 class FitResult:
-    """What :func:`fit` leaves.
+    """What `fit` leaves.
 
     Attributes:
         model: the model with the weights of the best epoch, in eval mode; float32, whatever it was trained in.
         checkpoint: the file they are in.
-        history: one row a step (:class:`~mvae.callbacks.History`), also in ``history.csv`` beside the checkpoint.
+        history: one row a step (`History`), also in `history.csv` beside the checkpoint.
         trainer: the Trainer, as it stood at the end.
     """
 
@@ -67,43 +67,43 @@ def fit(
     ckpt_path: str | Path | None = None,
     **trainer_options: Any,
 ) -> FitResult:
-    """Train until ``val_loss`` has not fallen for ``patience`` epochs, and keep the best epoch's checkpoint.
+    """Train until `val_loss` has not fallen for `patience` epochs, and keep the best epoch's checkpoint.
 
-    Checkpoints are written whole or not at all (:class:`~mvae.checkpoint.DurableCheckpointIO`), and a run that is
-    resumed from one equals a run that was never interrupted (:class:`~mvae.checkpoint.ExactResume`). On SIGTERM and
+    Checkpoints are written whole or not at all (`DurableCheckpointIO`), and a run that is
+    resumed from one equals a run that was never interrupted (`ExactResume`). On SIGTERM and
     on Ctrl-C the step under way is finished, its state saved, and
-    :class:`~mvae.checkpoint.TrainingStopped` raised: exit code 143 or 130, if nothing catches it. A program that
-    calls ``fit(…, resume=True)`` can be killed at any moment and started again, until it ends.
+    `TrainingStopped` raised: exit code 143 or 130, if nothing catches it. A program that
+    calls `fit(…, resume=True)` can be killed at any moment and started again, until it ends.
 
     Args:
         datamodule: the data.
-        model: what to train; by default a new ``MultiVAE(datamodule.num_items, **SMALL_DATA)``, or what
-            :data:`mvae.models.KINDS` says for other data. The weights of a model you pass in are your own: seed
+        model: what to train; by default a new `MultiVAE(datamodule.num_items, **SMALL_DATA)`, or what
+            `mvae.models.KINDS` says for other data. The weights of a model you pass in are your own: seed
             before you make it.
-        out: folder for the checkpoint and ``history.csv``.
+        out: folder for the checkpoint and `history.csv`.
         max_epochs: stop here at the latest.
-        patience: epochs without a lower ``val_loss`` before training stops. A resumed run has that of its file.
+        patience: epochs without a lower `val_loss` before training stops. A resumed run has that of its file.
         seed: seeds Python, NumPy and torch before the default model is made and trained.
-        save_last: also keep ``last.ckpt``, a copy of the newest checkpoint that was saved. (Lightning 2.6 writes it
+        save_last: also keep `last.ckpt`, a copy of the newest checkpoint that was saved. (Lightning 2.6 writes it
             where it writes a best one, not in every epoch.)
-        save_every: also keep the newest state (:class:`~mvae.checkpoint.SaveNewest`): ``"epoch"``, a number of steps,
-            or a time such as ``"10 min"``. No more than that, and the step under way, is ever lost. By default
-            ``"1 min"`` if ``resume`` is given; otherwise only the best is saved.
-        resume: True: go on from the newest whole checkpoint in ``out`` (:func:`~mvae.get_newest_checkpoint`), or start
+        save_every: also keep the newest state (`SaveNewest`): `"epoch"`, a number of steps,
+            or a time such as `"10 min"`. No more than that, and the step under way, is ever lost. By default
+            `"1 min"` if `resume` is given; otherwise only the best is saved.
+        resume: True: go on from the newest whole checkpoint in `out` (`get_newest_checkpoint`), or start
             where there is none yet. A file, or another folder: go on from it, with the same data. A run that had
-            ended is not trained again: with a larger ``max_epochs`` it goes on, unless early stopping ended it.
+            ended is not trained again: with a larger `max_epochs` it goes on, unless early stopping ended it.
         progress: show a live bar where there is a screen.
-        callbacks: more Lightning callbacks. An ``ExactResume`` or ``SaveNewest`` among them takes the place of ours.
-        ckpt_path: Lightning's name for a file to ``resume`` from.
-        trainer_options: anything else for ``lightning.Trainer``, such as ``precision="bf16-mixed"``. A
-            ``CheckpointIO`` among its ``plugins`` takes the place of ours.
+        callbacks: more Lightning callbacks. An `ExactResume` or `SaveNewest` among them takes the place of ours.
+        ckpt_path: Lightning's name for a file to `resume` from.
+        trainer_options: anything else for `lightning.Trainer`, such as `precision="bf16-mixed"`. A
+            `CheckpointIO` among its `plugins` takes the place of ours.
 
     Raises:
         DataError: the checkpoint to resume from was trained on another item vocabulary.
         TypeError: the model does not learn from such data.
         CheckpointError: the checkpoint is damaged, or holds no state of a training.
-        CheckpointNotSavedError: ``out`` cannot be written to, or its disk is full.
-        TrainingStopped: see above. It is a ``SystemExit``.
+        CheckpointNotSavedError: `out` cannot be written to, or its disk is full.
+        TrainingStopped: see above. It is a `SystemExit`.
     """
     kind = kind_of(datamodule, model)
     out = Path(out)
@@ -223,7 +223,7 @@ def _result(
 
 
 def _with_durable_io(plugins: Any) -> list[Any]:
-    """The Trainer's plugins as a list, with :class:`DurableCheckpointIO` unless there is a CheckpointIO already."""
+    """The Trainer's plugins as a list, with `DurableCheckpointIO` unless there is a CheckpointIO already."""
     plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins] if plugins else []
     has_io = any(isinstance(plugin, CheckpointIO) for plugin in plugins)
     return plugins if has_io else [*plugins, DurableCheckpointIO()]

@@ -1,4 +1,4 @@
-"""``mvae train --resume``: which checkpoint a run goes on from, and with which options."""
+"""`mvae train --resume`: which checkpoint a run goes on from, and with which options."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ FREE = {"out", "resume", "save_every", "keep"}
 
 
 def go_on(options: Namespace, given: dict[str, Any]) -> Newest | None:
-    """Find the checkpoint to go on from, and give ``options`` the values that its run was started with.
+    """Find the checkpoint to go on from, and give `options` the values that its run was started with.
 
     Args:
         options: of the command, with defaults; changed in place.
         given: those that were typed.
 
     Returns:
-        The checkpoint; None for a plain ``--resume`` where there is none yet, so that a job that may be killed and
+        The checkpoint; None for a plain `--resume` where there is none yet, so that a job that may be killed and
         started again has one command line.
 
     Raises:
-        CheckpointError: there is none in the folder, or the file was not saved by ``mvae train``.
+        CheckpointError: there is none in the folder, or the file was not saved by `mvae train`.
         DataError: an option contradicts the one stored.
     """
     where = options.out if options.resume is True else Path(options.resume)
@@ -75,7 +75,7 @@ def _foreign(tree: dict[str, Any]) -> str:
 
 
 def _refuse_contradictions(folder: Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
-    """An option may be repeated. ``--max-epochs`` may be larger: then a run that has ended goes on."""
+    """An option may be repeated. `--max-epochs` may be larger: then a run that has ended goes on."""
     wrong = []
     for name, value in given.items():
         before = stored.get(name)

@@ -14,10 +14,10 @@ from mvae.errors import DataError
 class InteractionsDataModule(VocabularyDataModule):
     """Users the model trains on, and users it has never seen to validate and test it.
 
-    Of each held-out user, ``fold_in`` of the items are shown to the model and the rest are to be predicted
+    Of each held-out user, `fold_in` of the items are shown to the model and the rest are to be predicted
     (Liang et al. 2018, section 4.1).
 
-    The item vocabulary travels in the checkpoint (:class:`~mvae.data.vocabulary.VocabularyDataModule`).
+    The item vocabulary travels in the checkpoint (`VocabularyDataModule`).
 
     Args:
         interactions: the data.

@@ -16,17 +16,17 @@ from mvae.errors import DataError
 class CSRLoader:
     """Yields dense batches [batch, columns] from the rows of one or more CSR matrices or arrays.
 
-    A Lightning loader is anything with ``__iter__`` and ``__len__``. Cutting a whole batch out of the matrix at
-    once is far faster than a ``DataLoader`` that fetches and stacks one row at a time.
+    A Lightning loader is anything with `__iter__` and `__len__`. Cutting a whole batch out of the matrix at
+    once is far faster than a `DataLoader` that fetches and stacks one row at a time.
 
-    With ``state_dict`` and ``load_state_dict`` it can also go on in the middle of an epoch: Lightning saves the one
-    in the checkpoint, under ``loops``, and calls the other when training resumes.
+    With `state_dict` and `load_state_dict` it can also go on in the middle of an epoch: Lightning saves the one
+    in the checkpoint, under `loops`, and calls the other when training resumes.
 
     Args:
         matrices: CSR matrices or arrays with the same number of rows. One gives tensors, several give tuples of
             tensors.
         batch_size: rows per batch; the last batch may be smaller.
-        shuffle: a new order every epoch, drawn from ``(seed, epoch)``.
+        shuffle: a new order every epoch, drawn from `(seed, epoch)`.
     """
 
     def __init__(

@@ -15,17 +15,17 @@ from mvae.errors import DataError
 class SequencesDataModule(VocabularyDataModule):
     """Every user's items in time order: the last one is for the test, the one before it for validation.
 
-    Training takes all before those (Sun et al. 2019, section 4.2). A sequence of more than ``max_len`` items is
+    Training takes all before those (Sun et al. 2019, section 4.2). A sequence of more than `max_len` items is
     cut into several, from its end. Of items that a user rated in the same second nobody knows which came first: their
-    order is drawn from ``seed``, as one by item id would be a pattern to learn.
+    order is drawn from `seed`, as one by item id would be a pattern to learn.
 
-    The item vocabulary travels in the checkpoint (:class:`~mvae.data.vocabulary.VocabularyDataModule`).
+    The item vocabulary travels in the checkpoint (`VocabularyDataModule`).
 
     Args:
         interactions: who liked what; the item vocabulary is theirs.
-        ratings: the table they were made from, with a column ``timestamp`` (a number, or a date).
+        ratings: the table they were made from, with a column `timestamp` (a number, or a date).
         batch_size: sequences per training batch.
-        max_len: the longest sequence, BERT4Rec's ``max_len``.
+        max_len: the longest sequence, BERT4Rec's `max_len`.
         seed: decides the order of ties and of the training batches.
 
     Raises:
@@ -60,7 +60,7 @@ class SequencesDataModule(VocabularyDataModule):
         return range(length, 0, -self.max_len)
 
     def _padded(self, pieces: list[np.ndarray]) -> np.ndarray:
-        """[pieces, max_len] of int64, padded on the left with ``num_items``; of a longer piece the newest items."""
+        """[pieces, max_len] of int64, padded on the left with `num_items`; of a longer piece the newest items."""
         padded = np.full((len(pieces), self.max_len), self.num_items, dtype=np.int64)
         for row, piece in zip(padded, pieces, strict=True):
             row[-min(len(piece), self.max_len) :] = piece[-self.max_len :]
@@ -89,10 +89,10 @@ class SequencesDataModule(VocabularyDataModule):
 
 
 def in_time_order(interactions: Interactions, ratings: pd.DataFrame, seed: int) -> list[np.ndarray]:
-    """Each user's columns, the oldest first; equal times in an order drawn from ``seed``.
+    """Each user's columns, the oldest first; equal times in an order drawn from `seed`.
 
     Raises:
-        DataError: no column ``timestamp``, or an interaction without a time in it.
+        DataError: no column `timestamp`, or an interaction without a time in it.
     """
     if "timestamp" not in ratings:
         raise DataError(

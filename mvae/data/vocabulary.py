@@ -14,7 +14,7 @@ from mvae.errors import DataError
 class VocabularyDataModule(L.LightningDataModule):
     """A data module whose item vocabulary travels in the checkpoint.
 
-    Lightning saves :meth:`state_dict` under the name of the class, and :func:`find_vocabulary` finds it under any.
+    Lightning saves `state_dict` under the name of the class, and `find_vocabulary` finds it under any.
 
     Args:
         interactions: the data.
@@ -26,7 +26,7 @@ class VocabularyDataModule(L.LightningDataModule):
 
     @property
     def num_items(self) -> int:
-        """Columns of the matrix: what a model's ``num_items`` must be."""
+        """Columns of the matrix: what a model's `num_items` must be."""
         return self.interactions.num_items
 
     @property
@@ -60,7 +60,7 @@ class VocabularyDataModule(L.LightningDataModule):
 
 
 def find_vocabulary(checkpoint: Any) -> tuple[str, dict[str, Any]] | None:
-    """The entry of a checkpoint that holds the item vocabulary: its key, and the state with ``item_ids``.
+    """The entry of a checkpoint that holds the item vocabulary: its key, and the state with `item_ids`.
 
     The key is the name of the data module's class, so it is not asked for: the entry is known by what is in it.
     """

@@ -23,9 +23,9 @@ class Candidate:
 
     Attributes:
         path: the file.
-        step: its ``global_step``; −1 where it has none.
-        monitor: the metric ModelCheckpoint watched, such as ``val_loss``; None where nothing was watched.
-        mode: ``min`` or ``max``.
+        step: its `global_step`; −1 where it has none.
+        monitor: the metric ModelCheckpoint watched, such as `val_loss`; None where nothing was watched.
+        mode: `min` or `max`.
         score: the metric when this very file was saved; None where the file does not say.
     """
 
@@ -44,21 +44,21 @@ class Candidate:
 def get_latest_checkpoint(folder: str | os.PathLike[str]) -> Path | str:
     """The checkpoint of the best model in a folder, by the score recorded inside the files.
 
-    ModelCheckpoint writes into each file which score it was saved for. File names, times and ``last.ckpt`` are not
-    trusted: a copied folder has new times, ``last.ckpt`` may be left from an older run or be a later, worse
-    epoch, and ``-v1`` says only that a name was taken. Where no file has a score of its own (nothing was
-    monitored, or only ``last.ckpt`` is left), the one with the most optimizer steps is taken. Damaged files are
+    ModelCheckpoint writes into each file which score it was saved for. File names, times and `last.ckpt` are not
+    trusted: a copied folder has new times, `last.ckpt` may be left from an older run or be a later, worse
+    epoch, and `-v1` says only that a name was taken. Where no file has a score of its own (nothing was
+    monitored, or only `last.ckpt` is left), the one with the most optimizer steps is taken. Damaged files are
     passed over with a warning.
 
     Args:
-        folder: that ModelCheckpoint saves to; also a URL that fsspec knows, such as ``s3://bucket/run`` or
-            ``memory://run``, whose files are fetched one by one.
+        folder: that ModelCheckpoint saves to; also a URL that fsspec knows, such as `s3://bucket/run` or
+            `memory://run`, whose files are fetched one by one.
 
     Returns:
-        The path; for a URL, the file's URL, as ``Trainer.fit(ckpt_path=…)`` takes it.
+        The path; for a URL, the file's URL, as `Trainer.fit(ckpt_path=…)` takes it.
 
     Raises:
-        CheckpointNotFoundError: no such folder, or no readable ``.ckpt`` file in it.
+        CheckpointNotFoundError: no such folder, or no readable `.ckpt` file in it.
         CheckpointError: the files were scored by different metrics, which cannot be compared; or the URL is of a kind
             that fsspec cannot open.
     """
@@ -153,8 +153,8 @@ def _describe(path: Path, tree: dict[Any, Any]) -> Candidate:
 def _own_score(path: Path, tree: dict[Any, Any], state: dict[str, Any]) -> float | None:
     """The score ModelCheckpoint recorded for this very file.
 
-    ``best_k_models`` maps file names to scores, and the newest entry is the file itself. A file under another
-    name (``last.ckpt``, a renamed copy) is not in it. Its ``current_score`` may be that of an earlier epoch:
+    `best_k_models` maps file names to scores, and the newest entry is the file itself. A file under another
+    name (`last.ckpt`, a renamed copy) is not in it. Its `current_score` may be that of an earlier epoch:
     it is this file's own only if the early stopping beside it says that this was the best epoch.
     """
     for name, score in (state.get("best_k_models") or {}).items():

@@ -16,11 +16,11 @@ from mvae.errors import CheckpointError, CheckpointNotFoundError
 
 @dataclass(frozen=True)
 class Newest:
-    """What :func:`find_newest` found.
+    """What `find_newest` found.
 
     Attributes:
         path: the file to resume from, links followed; None if there is none.
-        tree: what is in it, as :func:`~mvae.checkpoint.read` gives it.
+        tree: what is in it, as `read` gives it.
         passed: the files that were passed over, a sentence each.
     """
 
@@ -30,7 +30,7 @@ class Newest:
 
     @property
     def run(self) -> dict[str, Any]:
-        """What SaveNewest noted about the run: ``started``, ``ended``, ``files`` and ``options``; {} if it did not."""
+        """What SaveNewest noted about the run: `started`, `ended`, `files` and `options`; {} if it did not."""
         callbacks = self.tree.get("callbacks")
         state = callbacks.get("SaveNewest") if isinstance(callbacks, dict) else None
         return state if isinstance(state, dict) else {}
@@ -49,9 +49,9 @@ class Newest:
 def get_newest_checkpoint(folder: str | os.PathLike[str]) -> Path:
     """The checkpoint in a folder to resume training from: the whole one with the most optimizer steps.
 
-    Of two with equally many steps, the one that is further in its epoch. (:func:`~mvae.get_latest_checkpoint` gives the
+    Of two with equally many steps, the one that is further in its epoch. (`get_latest_checkpoint` gives the
     *best* one, which is older by as many epochs as brought nothing better.) As there, names and file times are not
-    trusted. Of several runs in one folder, those that ``mvae train`` or ``fit(save_every=…)`` wrote are told apart,
+    trusted. Of several runs in one folder, those that `mvae train` or `fit(save_every=…)` wrote are told apart,
     and the newest file of the run that was started last is taken.
 
     Passed over, each with a warning that names it: what is not a checkpoint or is cut off; a file whose checksums show
@@ -59,10 +59,10 @@ def get_newest_checkpoint(folder: str | os.PathLike[str]) -> Path:
     weights only; a link to nothing; a folder (a sharded checkpoint).
 
     Returns:
-        The file. Where it was found by a link, such as ``last.ckpt`` with ``save_last="link"``, the file itself.
+        The file. Where it was found by a link, such as `last.ckpt` with `save_last="link"`, the file itself.
 
     Raises:
-        CheckpointNotFoundError: no such folder, or no ``.ckpt`` file in it that training can go on from.
+        CheckpointNotFoundError: no such folder, or no `.ckpt` file in it that training can go on from.
     """
     found = find_newest(folder)
     for sentence in found.passed:
@@ -74,7 +74,7 @@ def get_newest_checkpoint(folder: str | os.PathLike[str]) -> Path:
 
 
 def find_newest(folder: str | os.PathLike[str], unfit: Callable[[dict[str, Any]], str] = lambda tree: "") -> Newest:
-    """:func:`get_newest_checkpoint` for programs: nothing is warned of, and more can be asked of a file.
+    """`get_newest_checkpoint` for programs: nothing is warned of, and more can be asked of a file.
 
     Args:
         folder: where to look.
@@ -101,7 +101,7 @@ def find_newest(folder: str | os.PathLike[str], unfit: Callable[[dict[str, Any]]
 
 
 def _followed(folder: Path) -> list[Path]:
-    """The ``.ckpt`` entries of a folder, links followed, each file once."""
+    """The `.ckpt` entries of a folder, links followed, each file once."""
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise CheckpointNotFoundError(f"{folder} {found}; expected the folder that ModelCheckpoint saves to.")

@@ -1,4 +1,4 @@
-"""Random generators as tensors and plain values, which ``weights_only=True`` loads."""
+"""Random generators as tensors and plain values, which `weights_only=True` loads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def take(device: torch.device) -> Snapshot:
 
 
 def put(snapshot: Snapshot, device: torch.device) -> None:
-    """Go on from where :func:`take` found them."""
+    """Go on from where `take` found them."""
     random.setstate(snapshot[0])
     np.random.set_state(snapshot[1])
     torch.set_rng_state(snapshot[2])
@@ -39,10 +39,10 @@ def generator_states(device: torch.device) -> dict[str, Any]:
 
 
 def set_generator_states(states: dict[str, Any], device: torch.device) -> list[str]:
-    """Continue every generator from where :func:`generator_states` found it.
+    """Continue every generator from where `generator_states` found it.
 
     Returns:
-        The names of those that are not in ``states``, as in a file that was salvaged: they are left alone.
+        The names of those that are not in `states`, as in a file that was salvaged: they are left alone.
     """
     if "python" in states:
         random.setstate(_from_python(states["python"]))
@@ -81,7 +81,7 @@ def state_of(generator: Held) -> Any:
 
 
 def set_state_of(generator: Held, state: Any) -> None:
-    """Go on from where :func:`state_of` found it."""
+    """Go on from where `state_of` found it."""
     if isinstance(generator, torch.Generator):
         generator.set_state(state.cpu())
     elif isinstance(generator, np.random.Generator):

@@ -17,7 +17,7 @@ _DEEP, _MANY = 4, 32
 class HeldState:
     """The generators and numbers that the loaders, data sets, samplers and transforms hold, by their path.
 
-    A number (``self.epoch``, ``self.position``) counts as state if it is no longer what it was at first.
+    A number (`self.epoch`, `self.position`) counts as state if it is no longer what it was at first.
     """
 
     def __init__(self, loaders: list[Any]) -> None:
@@ -35,7 +35,7 @@ class HeldState:
         return states
 
     def set(self, states: dict[str, Any]) -> list[str]:
-        """Put everything back to where :meth:`now` found it. Returns the paths that are not there any more."""
+        """Put everything back to where `now` found it. Returns the paths that are not there any more."""
         found = {path: (owner, name, value) for path, owner, name, value in self._found()}
         for path, (owner, name, value) in found.items():
             if isinstance(value, HELD):
@@ -62,7 +62,7 @@ class HeldState:
 
 
 def _search(owner: Any, path: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any, Any, Any]]:
-    """Everything that may be state below ``owner``; libraries' own objects and long lists are not looked into."""
+    """Everything that may be state below `owner`; libraries' own objects and long lists are not looked into."""
     if id(owner) in seen or depth > _DEEP:
         return
     seen.add(id(owner))

@@ -2,7 +2,7 @@
 
 Lightning has no public way to say "go on from here": it resumes by rules of its own, which leave out a validation, a
 scheduler's step, a metric's mean. For each private name the public way that was looked for is given beside it;
-``tests/checkpoint/with_torch/test_lightning_internals.py`` tells which Lightning has lost or changed one.
+`tests/checkpoint/with_torch/test_lightning_internals.py` tells which Lightning has lost or changed one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.combined_loader import _SUPPORTED_MODES, Combin
 from torchmetrics import Metric
 
 Progress = dict[str, Any]
-"""``checkpoint["loops"]["fit_loop"]``: the counters of all loops of a fit, under dotted names."""
+"""`checkpoint["loops"]["fit_loop"]`: the counters of all loops of a fit, under dotted names."""
 
 
 def run_hook(trainer: L.Trainer, owner: Any, hook: str, arguments: tuple[Any, ...]) -> None:
@@ -37,10 +37,10 @@ def run_hook(trainer: L.Trainer, owner: Any, hook: str, arguments: tuple[Any, ..
 
 
 class Loops:
-    """The loops of a Trainer's ``fit``: where they stand, and how they are put elsewhere.
+    """The loops of a Trainer's `fit`: where they stand, and how they are put elsewhere.
 
-    ``Trainer.fit_loop`` is public; what is in it is not, and ``Trainer`` shows of it only ``current_epoch``,
-    ``global_step``, ``num_training_batches`` and ``callback_metrics``.
+    `Trainer.fit_loop` is public; what is in it is not, and `Trainer` shows of it only `current_epoch`,
+    `global_step`, `num_training_batches` and `callback_metrics`.
     """
 
     def __init__(self, trainer: L.Trainer) -> None:
@@ -118,7 +118,7 @@ class Loops:
         self.connector.update_train_step_metrics()
 
     def finish_advance(self) -> None:
-        """What follows a batch's validation: a plateau scheduler with ``interval="step"`` steps."""
+        """What follows a batch's validation: a plateau scheduler with `interval="step"` steps."""
         self.connector._first_loop_iter = self.epoch.batch_progress.current.ready == 1
         self.epoch.update_lr_schedulers("step", update_plateau_schedulers=True)
         if not self.accumulating():
@@ -184,10 +184,10 @@ class Loops:
     # --- the training loader's passes
 
     def before_first_pass(self, act: Callable[[CombinedLoader], bool]) -> None:
-        """Have ``act`` called with each new training loader before its first pass begins.
+        """Have `act` called with each new training loader before its first pass begins.
 
-        ``configure_optimizers`` may begin one (``Trainer.estimated_stepping_batches``), long before any hook.
-        If ``act`` returns True, Lightning does not give the loaders the states of the file.
+        `configure_optimizers` may begin one (`Trainer.estimated_stepping_batches`), long before any hook.
+        If `act` returns True, Lightning does not give the loaders the states of the file.
         """
         fit = self.fit
         lightnings_own = type(fit)._load_combined_loader_states
@@ -210,7 +210,7 @@ class Loops:
         return getattr(fetcher, "iterator_wrapper", fetcher)  # with training_step(dataloader_iter) it is another
 
     def fetched_by_the_step(self) -> int | None:
-        """The batches that ``training_step(dataloader_iter)`` took by itself; None where Lightning fetches."""
+        """The batches that `training_step(dataloader_iter)` took by itself; None where Lightning fetches."""
         fetcher = self.fit._data_fetcher
         return fetcher.fetched if fetcher is not None and hasattr(fetcher, "iterator_wrapper") else None
 
@@ -273,7 +273,7 @@ def _meta_from_plain(saved: dict[str, Any], trainer: L.Trainer) -> _Metadata:
 
 
 def metric_states(model: torch.nn.Module) -> dict[str, Any]:
-    """What a module's torchmetrics have gathered: most keep it out of the ``state_dict``."""
+    """What a module's torchmetrics have gathered: most keep it out of the `state_dict`."""
     return {
         name: {"states": dict(metric.metric_state), "updates": metric.update_count}
         for name, metric in model.named_modules()
@@ -297,7 +297,7 @@ def without_iterating(loader: CombinedLoader) -> None:
 
 
 def cycles(loader: CombinedLoader) -> list[bool] | None:
-    """Which loaders of ``max_size_cycle`` have been gone through once; None in the other modes."""
+    """Which loaders of `max_size_cycle` have been gone through once; None in the other modes."""
     flags = getattr(loader._iterator, "_consumed", None)
     return None if flags is None else list(flags)
 
@@ -316,7 +316,7 @@ def iterators(loader: CombinedLoader) -> list[Any]:
 def running_hook() -> tuple[Any, str]:
     """Whose hook is running, a callback's or the module's, and which: told by the frames that Lightning calls it from.
 
-    ``LightningModule`` keeps the name only, and forgets it while a checkpoint is saved.
+    `LightningModule` keeps the name only, and forgets it while a checkpoint is saved.
     """
     names = {"_call_callback_hooks": "callback", "_call_lightning_module_hook": "pl_module"}
     found: tuple[Any, str] = (None, "")
@@ -329,6 +329,6 @@ def running_hook() -> tuple[Any, str]:
 
 
 def seed_of_everything() -> int | None:
-    """What ``seed_everything`` was called with: it leaves it in the environment, and no function gives it back."""
+    """What `seed_everything` was called with: it leaves it in the environment, and no function gives it back."""
     seed = os.environ.get("PL_GLOBAL_SEED", "")
     return int(seed) if seed.lstrip("-").isdigit() else None

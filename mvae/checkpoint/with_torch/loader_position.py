@@ -28,11 +28,11 @@ from mvae.checkpoint.with_torch.held_state import HeldState
 STATE, SKIP, REPLAY, STREAM = "its own state", "skip", "replay", "replay of its own random numbers"
 """The ways back into a pass.
 
-- STATE: the loader has ``state_dict`` and ``load_state_dict``.
-- SKIP: a ``DataLoader`` over a map-style data set without workers: torch's samplers draw their order once, as the first
+- STATE: the loader has `state_dict` and `load_state_dict`.
+- SKIP: a `DataLoader` over a map-style data set without workers: torch's samplers draw their order once, as the first
   batch is fetched, so the sampler is moved on and nothing is fetched.
-- REPLAY: a ``DataLoader`` with workers: they are seeded as a pass begins, and the batches are drawn again.
-- STREAM: whatever else is iterated in this process: an ``IterableDataset``, a sampler or loader of one's own, several
+- REPLAY: a `DataLoader` with workers: they are seeded as a pass begins, and the batches are drawn again.
+- STREAM: whatever else is iterated in this process: an `IterableDataset`, a sampler or loader of one's own, several
   loaders at once. What they draw would depend on what training draws in between, so they draw from a stream of random
   numbers of their own, seeded as a pass begins, and the batches are drawn again.
 """
@@ -42,7 +42,7 @@ _CPU = torch.device("cpu")
 
 
 class _Recorded(CombinedLoader):
-    """Mixed into the class of the training loader while a fit runs: its passes are noted. See :class:`Passes`."""
+    """Mixed into the class of the training loader while a fit runs: its passes are noted. See `Passes`."""
 
     passes: Passes
 
@@ -57,7 +57,7 @@ class Passes:
     """Notes how each pass over the training loader begins and how far it comes, and goes on from such a note.
 
     Attributes:
-        resuming: no pass begins until :meth:`go_on` or :meth:`go_on_after` was called.
+        resuming: no pass begins until `go_on` or `go_on_after` was called.
         batches: given out in the pass, with one that is only fetched ahead.
         fetching: whether a batch is being fetched.
         before_fetch: the global generators before the last fetch.
@@ -116,7 +116,7 @@ class Passes:
         return self._in_stream(begin, mine)
 
     def _in_stream(self, draw: Callable[[], Any], mine: Snapshot) -> Any:
-        """Draw from the data's own random numbers, and leave the global generators as ``mine`` has them."""
+        """Draw from the data's own random numbers, and leave the global generators as `mine` has them."""
         assert self._stream is not None
         put(self._stream, _CPU)
         try:
@@ -172,7 +172,7 @@ class Passes:
     def go_on(
         self, loops: internals.Loops, note: dict[str, Any], states: list[Any], batches: int, replay: bool
     ) -> None:
-        """Begin the pass of the note and go on to after its ``batches``; without ``replay``, at its beginning."""
+        """Begin the pass of the note and go on to after its `batches`; without `replay`, at its beginning."""
         self.resuming = False
         began = time.monotonic()
         if self.way == STATE:

@@ -25,12 +25,12 @@ class Recommendation(NamedTuple):
 
 
 class Recommender(NamedTuple):
-    """A model and its item vocabulary, as :func:`load` returns them: ``model, vocabulary = load(path)`` works too.
+    """A model and its item vocabulary, as `load` returns them: `model, vocabulary = load(path)` works too.
 
     Attributes:
         model: in eval mode, on the CPU.
         vocabulary: column → item id.
-        source: the name of the data set it was trained on, where the checkpoint says (``ml-100k``).
+        source: the name of the data set it was trained on, where the checkpoint says (`ml-100k`).
     """
 
     model: ItemModel
@@ -39,7 +39,7 @@ class Recommender(NamedTuple):
 
     @torch.inference_mode()
     def recommend(self, liked: Sequence[Hashable], top: int = 10) -> list[Recommendation]:
-        """The ``top`` items for somebody who liked these, best first; never one of those liked.
+        """The `top` items for somebody who liked these, best first; never one of those liked.
 
         Args:
             liked: item ids. BERT4Rec reads them in the order in which they were liked, the newest last.
@@ -47,7 +47,7 @@ class Recommender(NamedTuple):
 
         Raises:
             CheckpointError: nothing liked, or an id that is not in the vocabulary.
-            ValueError: ``top`` is below 1.
+            ValueError: `top` is below 1.
         """
         if top < 1:
             raise ValueError(f"top is {top}; expected how many items to recommend, at least 1.")
@@ -68,18 +68,18 @@ class Recommender(NamedTuple):
 
 
 def load(path: str | os.PathLike[str], *, weights_only: bool = True) -> Recommender:
-    """Load a checkpoint of one of this package's models, saved by ``fit`` or Lightning, with its item vocabulary.
+    """Load a checkpoint of one of this package's models, saved by `fit` or Lightning, with its item vocabulary.
 
     Nothing in the file is run, and of the optimizer's two thirds of it nothing is read.
 
     Args:
-        path: the ``.ckpt`` file.
-        weights_only: ``False`` lets the file run whatever it says; only for a file you made yourself.
+        path: the `.ckpt` file.
+        weights_only: `False` lets the file run whatever it says; only for a file you made yourself.
 
     Raises:
         CheckpointNotFoundError: no such file.
         CheckpointError: a folder; not a checkpoint; a checkpoint of another model; without a vocabulary; or one
-            that ``weights_only=True`` refuses. The message says which and what to do.
+            that `weights_only=True` refuses. The message says which and what to do.
     """
     path = Path(path)
     checkpoint = read_with_torch(path, weights_only)
@@ -112,11 +112,11 @@ def model_in(checkpoint: dict[str, Any], name: str) -> ItemModel:
     """The model in a checkpoint with its weights, on the CPU and in the number type of the file.
 
     Args:
-        checkpoint: what :func:`read_with_torch` returned.
+        checkpoint: what `read_with_torch` returned.
         name: what to call the file in a message.
 
     Raises:
-        CheckpointError: it is of none of :data:`mvae.models.KINDS`, or its weights are not those of its
+        CheckpointError: it is of none of `mvae.models.KINDS`, or its weights are not those of its
             hyperparameters.
     """
     hyper_parameters, state_dict = checkpoint["hyper_parameters"], checkpoint["state_dict"]
@@ -134,7 +134,7 @@ def model_in(checkpoint: dict[str, Any], name: str) -> ItemModel:
 
 
 def read_with_torch(path: Path, weights_only: bool) -> dict[str, Any]:
-    """``torch.load`` on the CPU, with every common failure said in plain words."""
+    """`torch.load` on the CPU, with every common failure said in plain words."""
     if path.is_dir():
         raise CheckpointError(
             f"{path} is a folder. Pass a file in it: get_latest_checkpoint({str(path)!r}) finds the best."

@@ -30,7 +30,7 @@ def moment(progress: Progress, hook: str, validating: bool) -> str:
 
     Args:
         progress: the loops' counters.
-        hook: the hook that saves, as :func:`~lightning_internals.running_hook` finds it.
+        hook: the hook that saves, as `running_hook` finds it.
         validating: whether a validation is under way.
     """
     epoch, batch = progress[_EPOCHS]["current"], progress[_BATCHES]["current"]
@@ -50,12 +50,12 @@ def moment(progress: Progress, hook: str, validating: bool) -> str:
 
 
 def callbacks_of(trainer: Any) -> list[Any]:
-    """``Trainer.callbacks``, which its type leaves out."""
+    """`Trainer.callbacks`, which its type leaves out."""
     return list(trainer.callbacks)
 
 
 def left_out(trainer: L.Trainer, saver: Any, hook: str, but: Callback) -> list[int]:
-    """Which callbacks' ``hook`` runs only after the one that saves, ``but`` one: their places in the Trainer's list.
+    """Which callbacks' `hook` runs only after the one that saves, `but` one: their places in the Trainer's list.
 
     The place after the last callback stands for the module.
     """

@@ -18,13 +18,13 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 Interval = str | int | timedelta
-"""``"epoch"``, a number of optimizer steps, or a time."""
+"""`"epoch"`, a number of optimizer steps, or a time."""
 
 EPOCH = "epoch"
 
 
 def interval(given: Interval) -> Interval:
-    """``"epoch"``, ``100``, ``"100"`` (steps) or ``"10 min"`` as SaveNewest wants it; also seconds and hours.
+    """`"epoch"`, `100`, `"100"` (steps) or `"10 min"` as SaveNewest wants it; also seconds and hours.
 
     Raises:
         ValueError: it is none of these, or not above zero.
@@ -46,7 +46,7 @@ def interval(given: Interval) -> Interval:
 
 
 class TrainingStopped(SystemExit):
-    """A signal ended the training. A program that does not catch it ends with ``code``.
+    """A signal ended the training. A program that does not catch it ends with `code`.
 
     Attributes:
         code: 143 after SIGTERM, 130 after Ctrl-C: 128 and the signal's number, as shells have it.
@@ -61,20 +61,20 @@ class TrainingStopped(SystemExit):
 class SaveNewest(Checkpoint):
     """Keep the newest state of a training in a folder, so that a run that was killed goes on from there.
 
-    It is saved as ``newest-epoch=E-step=S.ckpt`` at an interval, at the end of the training, and on SIGTERM (a job
-    that is preempted) and Ctrl-C: then the step under way is finished, the state saved, and :class:`TrainingStopped`
+    It is saved as `newest-epoch=E-step=S.ckpt` at an interval, at the end of the training, and on SIGTERM (a job
+    that is preempted) and Ctrl-C: then the step under way is finished, the state saved, and `TrainingStopped`
     raised. A second Ctrl-C stops at once. Always after an optimizer step or at an epoch's end, never within a step
     and never with gradients still being accumulated; a signal during a validation waits for its end.
 
-    The files are Lightning's own checkpoints. They are written durably with ``DurableCheckpointIO`` and resumed exactly
-    with ``ExactResume`` among the callbacks; ``fit`` wires the three.
+    The files are Lightning's own checkpoints. They are written durably with `DurableCheckpointIO` and resumed exactly
+    with `ExactResume` among the callbacks; `fit` wires the three.
 
     Args:
         folder: where to save.
-        every: ``"epoch"``, a number of optimizer steps, or a ``timedelta``; None: only on a signal.
+        every: `"epoch"`, a number of optimizer steps, or a `timedelta`; None: only on a signal.
         keep: so many of the newest files stay.
         options: what the training was started with, for the one who resumes it; plain values, saved in every
-            checkpoint of the run under ``callbacks["SaveNewest"]["options"]``.
+            checkpoint of the run under `callbacks["SaveNewest"]["options"]`.
         resume_line: what to do to go on, printed when a signal ends the run.
     """
 
@@ -107,7 +107,7 @@ class SaveNewest(Checkpoint):
         return "SaveNewest"
 
     def state_dict(self) -> dict[str, Any]:
-        """``started`` (seconds since 1970), ``ended`` (why, if it has), the ``files`` kept and the ``options``."""
+        """`started` (seconds since 1970), `ended` (why, if it has), the `files` kept and the `options`."""
         if self.every is None and not self.files and not self.options:
             return {}
         return {"started": self.started, "ended": self.ended, "files": list(self.files), "options": self.options}

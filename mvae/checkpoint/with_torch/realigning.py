@@ -18,13 +18,13 @@ from mvae.data.vocabulary import find_vocabulary
 from mvae.errors import CheckpointError
 from mvae.models import ItemModel, kind_of
 
-#: Share of the smaller of the two vocabularies that must be in the other one, unless ``strict=False``.
+#: Share of the smaller of the two vocabularies that must be in the other one, unless `strict=False`.
 ENOUGH = 0.5
 
 
 @dataclass(frozen=True)
 class Realigned:
-    """What :func:`realign` did.
+    """What `realign` did.
 
     Attributes:
         path: the new checkpoint.
@@ -55,10 +55,10 @@ def realign(
     source: str | None = None,
     seed: int = 0,
 ) -> Realigned:
-    """Write the checkpoint ``path`` anew for the items of ``vocabulary``, to go on training on other data.
+    """Write the checkpoint `path` anew for the items of `vocabulary`, to go on training on other data.
 
-    ``MultiVAE`` has a column of ``encoder.0.weight`` and a row of the decoder's last weight and bias for each item,
-    ``BERT4Rec`` a row of its embedding and a number of its output bias (``model.item_dims()`` says so). Those of
+    `MultiVAE` has a column of `encoder.0.weight` and a row of the decoder's last weight and bias for each item,
+    `BERT4Rec` a row of its embedding and a number of its output bias (`model.item_dims()` says so). Those of
     shared items are carried over by item id, with Adam's moments; new items get what a new model would have, and
     moments of zero. All other weights, β, the learning rate and the step count stay.
 
@@ -66,19 +66,19 @@ def realign(
     begins to watch anew, and so does an epoch.
 
     Args:
-        path: a checkpoint of one of this package's models. It is not changed, unless ``out`` is the same file.
-        vocabulary: column → item id of the new data: ``datamodule.item_ids``.
-        out: where to write the new checkpoint (see :func:`~mvae.checkpoint.with_torch.saving.save`).
+        path: a checkpoint of one of this package's models. It is not changed, unless `out` is the same file.
+        vocabulary: column → item id of the new data: `datamodule.item_ids`.
+        out: where to write the new checkpoint (see `save`).
         strict: refuse when less than half of the smaller vocabulary is in the other one: then the ids are likely to
             be of different kinds, and most of the model would be lost.
-        saved_vocabulary: column → item id of ``path``, for a checkpoint that does not have it.
+        saved_vocabulary: column → item id of `path`, for a checkpoint that does not have it.
         source: the name of the new data set, if it has another one.
         seed: decides the weights of new items.
 
     Raises:
         CheckpointError: not a checkpoint of such a model with its optimizer, no or a wrong vocabulary, an item
             twice, or too few shared items.
-        CheckpointNotSavedError: ``out`` cannot be written.
+        CheckpointNotSavedError: `out` cannot be written.
     """
     checkpoint = read_with_torch(Path(path), weights_only=True)
     model = model_in(checkpoint, Path(path).name)
@@ -97,14 +97,14 @@ def realign(
 
 @dataclass(frozen=True)
 class _Rows:
-    """Which rows go where: ``moves[0]`` of ``old_count`` in the old tensors, ``moves[1]`` of ``count`` in the new."""
+    """Which rows go where: `moves[0]` of `old_count` in the old tensors, `moves[1]` of `count` in the new."""
 
     moves: Tensor
     old_count: int
     count: int
 
     def carry(self, old: Tensor, fresh: Tensor, dim: int) -> Tensor:
-        """``fresh`` with the shared rows of ``old``, and with the rows that stand after the items'."""
+        """`fresh` with the shared rows of `old`, and with the rows that stand after the items'."""
         special = torch.arange(old.shape[dim] - self.old_count)  # padding and mask of BERT4Rec
         from_, to = torch.cat([self.moves, torch.stack([special + self.old_count, special + self.count])], dim=1)
         return fresh.to(old.dtype).index_copy(dim, to, old.index_select(dim, from_))

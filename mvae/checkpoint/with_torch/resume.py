@@ -52,17 +52,17 @@ class ExactResume(Callback):
     """Put into the checkpoint what Lightning leaves out, so that a resumed run equals one that was never interrupted.
 
     Equal is every weight, moment, learning rate, batch, random number and logged metric. It adds
-    ``callbacks["ExactResume"]``, of tensors and plain values: the moment of the save, the random generators, where
-    the loaders stand, the running means of what is logged with ``on_epoch=True`` (torchmetrics too), gradients that are
+    `callbacks["ExactResume"]`, of tensors and plain values: the moment of the save, the random generators, where
+    the loaders stand, the running means of what is logged with `on_epoch=True` (torchmetrics too), gradients that are
     still being accumulated, which parameters are frozen, and whether EarlyStopping had ended the run.
 
     Where in the data a run goes on:
 
-    - a loader with ``state_dict`` and ``load_state_dict`` is given its state, and one pass is begun;
-    - of a ``DataLoader`` over a map-style data set, without workers, the sampler is moved on, and nothing is fetched;
-    - with workers the batches used already in the epoch are drawn again (with ``persistent_workers`` those of the
+    - a loader with `state_dict` and `load_state_dict` is given its state, and one pass is begun;
+    - of a `DataLoader` over a map-style data set, without workers, the sampler is moved on, and nothing is fetched;
+    - with workers the batches used already in the epoch are drawn again (with `persistent_workers` those of the
       epochs before too), and how long that took is said;
-    - so they are for an ``IterableDataset``, a sampler or loader of your own, and several loaders at once. For these
+    - so they are for an `IterableDataset`, a sampler or loader of your own, and several loaders at once. For these
       the data draws from a stream of random numbers of its own, seeded from torch's generator as each pass begins, so
       the numbers are other ones than without this callback.
 
@@ -72,10 +72,10 @@ class ExactResume(Callback):
     Not exact, and said both when it is saved and when it is resumed:
 
     - a save inside a batch (an exception or Ctrl-C in a step), which is begun again, and as an epoch starts;
-    - a save after a batch, if the module or a later callback has an ``on_train_batch_end`` of its own;
-    - within an epoch: StochasticWeightAveraging, ``training_step(dataloader_iter)``, and a loader that has a state
+    - a save after a batch, if the module or a later callback has an `on_train_batch_end` of its own;
+    - within an epoch: StochasticWeightAveraging, `training_step(dataloader_iter)`, and a loader that has a state
       and no length;
-    - torchdata's loader with several processes, and ``val_check_interval`` as a time.
+    - torchdata's loader with several processes, and `val_check_interval` as a time.
 
     Named before the first step, as an error within an epoch: other loaders, rows, batch size, workers or number of
     processes than in the file; as a warning: another seed. Nobody can find state that is kept elsewhere, such as in a
@@ -86,8 +86,8 @@ class ExactResume(Callback):
 
     Args:
         mid_epoch: what to do with a file from within an epoch if its loader can only be brought back by drawing the
-            batches again that were used already: ``"replay"`` draws them and says how long it took, ``"refuse"`` is
-            an error, ``"approximate"`` begins the pass anew, so that other batches are left for the epoch.
+            batches again that were used already: `"replay"` draws them and says how long it took, `"refuse"` is
+            an error, `"approximate"` begins the pass anew, so that other batches are left for the epoch.
     """
 
     def __init__(self, mid_epoch: Literal["refuse", "replay", "approximate"] = "replay") -> None:

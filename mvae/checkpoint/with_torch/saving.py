@@ -19,7 +19,7 @@ from mvae.errors import CheckpointError, CheckpointNotSavedError
 
 
 def save(checkpoint: Any, path: str | os.PathLike[str]) -> None:
-    """`torch.save`, whole or not at all: see :func:`~mvae.durable.durable_file`.
+    """`torch.save`, whole or not at all: see `durable_file`.
 
     Tensors are written from where they are, without a second copy in memory, and what was written is read back and
     compared with its checksums before it takes the place of the old file.
@@ -33,12 +33,12 @@ def save(checkpoint: Any, path: str | os.PathLike[str]) -> None:
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Lightning's way to disk (a ``CheckpointIO``) through :func:`save`: ``Trainer(plugins=[DurableCheckpointIO()])``.
+    """Lightning's way to disk (a `CheckpointIO`) through `save`: `Trainer(plugins=[DurableCheckpointIO()])`.
 
-    Lightning's own builds the file in memory first, a second copy of everything; goes through ``$TMPDIR``, from where
-    moving it may be a copy that a kill cuts short; never calls ``fsync``; and says nothing of a folder that cannot be
-    written to. Loading and removing are Lightning's own, and so is saving to anything but a local path (``s3://…``).
-    It can be wrapped: in ``AsyncCheckpointIO(DurableCheckpointIO())`` a save that fails is an error in the next one, or
+    Lightning's own builds the file in memory first, a second copy of everything; goes through `$TMPDIR`, from where
+    moving it may be a copy that a kill cuts short; never calls `fsync`; and says nothing of a folder that cannot be
+    written to. Loading and removing are Lightning's own, and so is saving to anything but a local path (`s3://…`).
+    It can be wrapped: in `AsyncCheckpointIO(DurableCheckpointIO())` a save that fails is an error in the next one, or
     when the fit ends.
     """
 
@@ -46,8 +46,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
         """Save to a local path, whole or not at all.
 
         Raises:
-            CheckpointNotSavedError: see :func:`save`.
-            TypeError: ``storage_options`` were passed; there are none.
+            CheckpointNotSavedError: see `save`.
+            TypeError: `storage_options` were passed; there are none.
         """
         files, local_path = url_to_fs(str(path))
         if storage_options is not None or not isinstance(files, LocalFileSystem):
