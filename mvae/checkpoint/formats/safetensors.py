@@ -16,6 +16,7 @@ from mvae.checkpoint.files.source import Record, Source
 from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.stream import Stream, blocks
 from mvae.checkpoint.pickled.dtypes import ITEMSIZE
+from mvae.checkpoint.pickled.limits import collector_held_off
 from mvae.checkpoint.pickled.values import Storage, Tensor, contiguous
 from mvae.errors import SALVAGE, CheckpointError
 
@@ -43,18 +44,26 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # --- reading
 
 
-class _Object(dict[str, Any]):
-    """A JSON object; `twice` are the keys that it has more than once. The last of them counts."""
+class _Doubled(dict[str, Any]):
+    """A JSON object that has keys more than once, those in `twice`. The last of them counts."""
 
     __slots__ = ("twice",)
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        self.twice: set[str] = set()
-        if len(self) < len(pairs):
-            self.twice = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
+        self.twice = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _Doubled(pairs)
+
+
+def _twice(value: dict[str, Any]) -> set[str]:
+    return value.twice if isinstance(value, _Doubled) else set()
+
+
+@collector_held_off()
 def read_safetensors(source: Source, contents: Contents) -> Contents:
     """Read the header. A file that the safetensors library refuses is refused here, for the same reason.
 
@@ -71,7 +80,7 @@ def read_safetensors(source: Source, contents: Contents) -> Contents:
     start, header = _header(source)
     contents.records = [Record(source, "header", 0, start)]
     contents.metadata = _metadata(header.pop("__metadata__", None))
-    if "__metadata__" in header.twice:
+    if "__metadata__" in _twice(header):
         raise CheckpointError("the header has '__metadata__' twice.")
     contents.tree = {}
     left = source.size - start
@@ -87,7 +96,7 @@ def read_safetensors(source: Source, contents: Contents) -> Contents:
     return contents
 
 
-def _header(source: Source) -> tuple[int, _Object]:
+def _header(source: Source) -> tuple[int, dict[str, Any]]:
     """(offset of the first tensor, the header)."""
     length = int.from_bytes(source.data[:8], "little")
     if length > _MAX_HEADER:
@@ -101,7 +110,7 @@ def _header(source: Source) -> tuple[int, _Object]:
         text = str(source.data[8 : 8 + length], "utf-8")
         integer = _integer if _ODD_INTEGER.search(text) else None  # a function that is called for each is dear
         header = json.loads(
-            text, object_pairs_hook=_Object, parse_int=integer, parse_float=_float, parse_constant=_refuse
+            text, object_pairs_hook=_object, parse_int=integer, parse_float=_float, parse_constant=_refuse
         )
         if _SURROGATE.search(text):
             json.dumps(header, ensure_ascii=False).encode()  # half of a character that is written as two
@@ -109,7 +118,7 @@ def _header(source: Source) -> tuple[int, _Object]:
         raise CheckpointError(
             f"{source.name} starts like safetensors and its header is not JSON in UTF-8 ({error})."
         ) from None
-    if not isinstance(header, _Object):
+    if not isinstance(header, dict):
         raise CheckpointError(f"{source.name} starts like safetensors and its header is not an object.")
     return 8 + length, header
 
@@ -137,7 +146,7 @@ def _metadata(found: Any) -> dict[str, str]:
 
 def _tensor(source: Source, name: str, entry: Any, start: int) -> tuple[int, int, Tensor]:
     """(first byte, past the last byte, the tensor), counted from the end of the header."""
-    if not isinstance(entry, _Object) or not entry.keys() >= _FIELDS or (entry.twice and _FIELDS & entry.twice):
+    if not isinstance(entry, dict) or not entry.keys() >= _FIELDS or _twice(entry) & _FIELDS:
         raise _bad(name, "is not an object with one 'dtype', one 'shape' and one 'data_offsets'")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(code, str) or (code not in _TYPES and code not in _PACKED_BITS):
