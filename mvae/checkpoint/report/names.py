@@ -19,6 +19,9 @@ ANYWHERE = {"_orig_mod": "torch.compile", "_fsdp_wrapped_module": "FSDP"}
 LEADING = {"module": "DistributedDataParallel or DataParallel", "_forward_module": "a Lightning strategy"}
 """The same, where only the beginning of every name says so: further inside, the model itself may have such a name."""
 
+_MAX_NEST = 16
+"""Wrappers around each other, of which nobody has more than four; a name may be made of a million."""
+
 COPIED = re.compile(r"(^|_)(ema|averaged?|avg|swa|shadow|teacher|target|copy)(_|$)", re.IGNORECASE)
 
 
@@ -36,7 +39,10 @@ def wrappers(names: Iterable[str], leading: bool = True) -> dict[str, int]:
         if count:
             found[part] = count
     shorter = [_without(name) for name in names]
-    while (first := _shared_beginning(shorter, leading)) is not None:
+    for _ in range(_MAX_NEST):
+        first = _shared_beginning(shorter, leading)
+        if first is None:
+            break
         found[first] = len(names)
         shorter = [name.removeprefix(first + ".") for name in shorter]
     return found
@@ -60,7 +66,7 @@ def renaming(names: Sequence[str], strip: Sequence[str] = (), leading: bool = Tr
         prefixes.append(prefix)
         shorter[:] = [name.removeprefix(prefix) for name in shorter]
 
-    while (part := _shared_beginning(shorter, leading)) is not None:
+    while len(prefixes) < _MAX_NEST and (part := _shared_beginning(shorter, leading)) is not None:
         take_off(f"{part}.")
     for prefix in strip:
         if not any(name.startswith(prefix) for name in shorter) and prefix not in prefixes:

@@ -120,6 +120,6 @@ def reason(state: dict[str, Any]) -> str:
         return "it seems by its settings: what it keeps for each parameter is incomplete"
     kept = per_parameter(state)
     if kind(state) == "optimizer":
-        names = ", ".join(sorted(map(str, kept))) or "nothing"
-        return f"none of PyTorch's own; it keeps {names[:100]} for each parameter"
+        names = ", ".join(sorted(map(str, kept)))[:100]
+        return "none of PyTorch's own; it keeps " + (f"{names} for each parameter" if names else "nothing yet")
     return "by what it keeps for each parameter" if kept else "by its settings; it keeps nothing for any parameter"

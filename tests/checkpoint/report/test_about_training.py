@@ -92,6 +92,11 @@ def test_early_stopping_that_has_seen_nothing_says_nothing() -> None:
     assert text == "the monitored score had not improved for 1 check, with a patience of 3."
 
 
+def test_a_score_that_is_no_number_is_nobodys_best() -> None:
+    state = {"best_model_path": "a/epoch=3.ckpt", "best_model_score": torch.tensor(float("nan"))}
+    assert "best" not in of({"callbacks": {"ModelCheckpoint{}": state}})
+
+
 def test_unused_bytes_are_those_that_no_tensor_covers() -> None:
     flat = torch.zeros(10_000)
     halves = {"state_dict": {"a": flat[:5000], "b": flat[5000:], "t": flat.reshape(100, 100).t()}}

@@ -41,6 +41,12 @@ def test_prefixes_go_in_any_nest(nest: list[str]) -> None:
     assert list(own_names(wrapped).values()) == own
 
 
+def test_a_name_of_a_million_wrappers_ends() -> None:
+    name = "module." * 1_000_000 + "w"
+    assert own_names([name])[name].endswith("module.w")
+    assert facts({"state_dict": {name: torch.ones(2)}})["wrapped_module"].value
+
+
 def test_what_is_wrapped_inside_loses_it_too() -> None:
     names = ["module.layers.0._fsdp_wrapped_module.w", "module.net._orig_mod.w"]
     assert list(own_names(names).values()) == ["layers.0.w", "net.w"]

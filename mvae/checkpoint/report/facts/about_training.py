@@ -164,7 +164,7 @@ def best(run: Run) -> Iterator[Fact]:
     here_name = os.path.basename(run.file.path)
     for number, (key, state) in enumerate(run.callbacks("ModelCheckpoint")):
         path, score = state.get("best_model_path"), plain(state.get("best_model_score"))
-        if not path or not isinstance(path, str) or type(score) not in (int, float):
+        if not path or not isinstance(path, str) or type(score) not in (int, float) or not math.isfinite(score):
             continue
         here = f"callbacks.{_short(key)}"
         source = {f"{here}.best_model_path": path, f"{here}.best_model_score": score}

@@ -12,6 +12,7 @@ from mvae.checkpoint.report.entries import byte_span
 from mvae.checkpoint.report.facts.run import Fact, Run
 from mvae.checkpoint.report.finding import candidates, find_weights, other_weights
 from mvae.checkpoint.report.names import ANYWHERE, COPIED, LEADING, second_copy, wrappers
+from mvae.checkpoint.report.optimizers import is_optimizer_state
 from mvae.checkpoint.report.weights import TRAINING_KEYS, Weights
 from mvae.text import many
 
@@ -44,6 +45,8 @@ def _kind(run: Run) -> tuple[str, str]:
         return "object", f"one object, of the class {tree.cls}: loading it needs that class."
     if isinstance(tree, Tensor):
         return "tensor", "one tensor, without a name."
+    if is_optimizer_state(tree):
+        return "optimizer", "the state of an optimizer, and nothing else."
     if run.optimizers:
         what = "weights, optimizer, and" if weights else "the state of an optimizer, and"
         return "training", f"a training checkpoint: {what} what its author put beside them."
