@@ -54,20 +54,32 @@ def callbacks_of(trainer: Any) -> list[Any]:
     return list(trainer.callbacks)
 
 
-def left_out(trainer: L.Trainer, saver: Any, hook: str, but: Callback) -> list[int]:
-    """Which callbacks' `hook` runs only after the one that saves, `but` one: their places in the Trainer's list.
+MODULE = "the module"
 
-    The place after the last callback stands for the module.
-    """
+
+def left_out(trainer: L.Trainer, saver: Any, hook: str, but: Callback) -> list[Any]:
+    """The callbacks, and the module, whose `hook` runs only after the one that saves; `but` one of them."""
     callbacks = callbacks_of(trainer)
-    monitoring = [_runs_late(callback, hook) for callback in callbacks]
-    order = [n for n, late in enumerate(monitoring) if not late]
-    order += [len(callbacks), *[n for n, late in enumerate(monitoring) if late]]
-    if hook != HOOKS[EPOCH_END]:
-        order = [*range(len(callbacks)), len(callbacks)]
-    everyone = [*callbacks, trainer.lightning_module]
-    place = next((at for at, n in enumerate(order) if everyone[n] is saver), len(order))
-    return [n for n in order[place + 1 :] if overrides(everyone[n], hook) and everyone[n] is not but]
+    late = [callback for callback in callbacks if _runs_late(callback, hook)]
+    order = [*(callback for callback in callbacks if callback not in late), trainer.lightning_module, *late]
+    place = next((at for at, owner in enumerate(order) if owner is saver), len(order))
+    return [owner for owner in order[place + 1 :] if overrides(owner, hook) and owner is not but]
+
+
+def names_of(owners: list[Any]) -> list[str]:
+    """What a file calls them by: another run may have other callbacks, in another order."""
+    return [MODULE if isinstance(owner, L.LightningModule) else owner.state_key for owner in owners]
+
+
+def found_again(trainer: L.Trainer, names: list[str]) -> list[Any]:
+    """Those of this run that have these names."""
+    there, found = [*callbacks_of(trainer), trainer.lightning_module], []
+    for name in names:
+        owner = next((owner for owner in there if names_of([owner]) == [name]), None)
+        if owner is not None:
+            there.remove(owner)
+            found.append(owner)
+    return found
 
 
 def _runs_late(callback: Any, hook: str) -> bool:

@@ -164,7 +164,7 @@ class ExactResume(Callback):
             "progress_bar": _values(trainer.progress_bar_metrics),
             "should_stop": trainer.should_stop,
             "stoppers": _stoppers(trainer),
-            "left_out": left,
+            "left_out": moments.names_of(left),
             "counters": loops.counters(),
             "epoch_cut_short": now in (EPOCH_END, EPOCH_ENDED) and not loops.at_last_batch(),
             "accumulate": trainer.accumulate_grad_batches,
@@ -258,9 +258,9 @@ class ExactResume(Callback):
     def on_train_start(self, trainer: L.Trainer, model: L.LightningModule) -> None:
         loops = Loops(trainer)
         self._validation = HeldState(loops.validation_loaders)
-        saved, self._saved = self._saved, None
-        if saved is not None:
-            self._go_on(trainer, model, loops, saved)
+        if self._saved is not None:
+            self._go_on(trainer, model, loops, self._saved)
+            self._saved = None
 
     def _go_on(self, trainer: L.Trainer, model: L.LightningModule, loops: Loops, saved: dict[str, Any]) -> None:
         own = _own(trainer, saved["processes"])
@@ -315,11 +315,10 @@ class ExactResume(Callback):
 
     def _finish(self, trainer: L.Trainer, model: L.LightningModule, loops: Loops, saved: dict[str, Any]) -> None:
         """Do what came after the save in the hook that saved, and right after it."""
-        everyone = [*moments.callbacks_of(trainer), model]
         hook = moments.HOOKS.get(self._moment, "")
-        for place in saved["left_out"] if hook else ():
-            owner = everyone[place] if place < len(everyone) else None
-            if owner is None or (hook == "on_train_batch_end" and not moments.needs_no_batch(owner)):
+        for owner in moments.found_again(trainer, saved["left_out"]) if hook else ():
+            self._saved = self._for_a_save_by(owner, self._saved or saved)
+            if hook == "on_train_batch_end" and not moments.needs_no_batch(owner):
                 continue
             arguments = (None, None, trainer.fit_loop.batch_idx) if hook == "on_train_batch_end" else ()
             internals.run_hook(trainer, owner, hook, arguments)
@@ -329,6 +328,12 @@ class ExactResume(Callback):
             loops.finish_advance()
         elif self._moment == EPOCH_END:
             loops.finish_epoch()
+
+    def _for_a_save_by(self, owner: Any, saved: dict[str, Any]) -> dict[str, Any]:
+        """What a file says that such a hook saves: the same moment, with one hook less to run."""
+        after = saved["left_out"].index(moments.names_of([owner])[0]) + 1
+        parts = [part | {"loader_states": part["loader_states"] or self._loader_states} for part in saved["processes"]]
+        return saved | {"left_out": saved["left_out"][after:], "processes": parts}
 
     def _begin(self, trainer: L.Trainer, loops: Loops, own: dict[str, Any], within: bool, validate: bool) -> None:
         """Bring the loaders to where they stood, and the loops to what comes next."""
@@ -389,16 +394,15 @@ class ExactResume(Callback):
 
 
 def _inexact(
-    trainer: L.Trainer, model: L.LightningModule, loops: Loops, now: str, hook: str, left: list[int]
+    trainer: L.Trainer, model: L.LightningModule, loops: Loops, now: str, hook: str, left: list[Any]
 ) -> list[str]:
     """Why no exact way leads from this moment; empty where one does."""
     within = now in (AFTER_BATCH, AFTER_VALIDATION, BETWEEN_BATCHES, IN_VALIDATION) and not loops.at_last_batch()
-    everyone = [*moments.callbacks_of(trainer), model]
-    late = ([everyone[n] for n in left] if hook else [model]) if now == AFTER_BATCH else []
+    late = (left if hook else [model]) if now == AFTER_BATCH else []
     reasons = [
         f"what {type(owner).__name__}.on_train_batch_end does after the save is not in the file"
         for owner in late
-        if owner is not None and moments.overrides(owner, "on_train_batch_end") and not moments.needs_no_batch(owner)
+        if moments.overrides(owner, "on_train_batch_end") and not moments.needs_no_batch(owner)
     ]
     if now in _NO_WAY_FROM:
         reasons.append(_NO_WAY_FROM[now])

@@ -167,6 +167,24 @@ def test_of_two_model_checkpoints_the_second_one_loses_nothing(tmp_path: Path) -
     assert all_differences(whole, resumed) == []
 
 
+def test_a_file_saved_by_such_a_hook_resumes_exactly_too(tmp_path: Path) -> None:
+    def callbacks(folder: Path) -> list[Any]:
+        second = ModelCheckpoint(folder / "second", "{step}", monitor="train_loss", save_top_k=-1)
+        return [
+            ModelCheckpoint(folder / "first", "{step}", save_top_k=-1, every_n_epochs=1, monitor="val_loss"),
+            second,
+        ]
+
+    situation = Situation(csr, callbacks=lambda: callbacks(tmp_path / "whole"), options={"val_check_interval": 3})
+    whole = Run(situation, SaveAt(None, None))
+    again = Situation(csr, callbacks=lambda: callbacks(tmp_path / "again"), options={"val_check_interval": 3})
+    Run(again, SaveAt(None, None), tmp_path / "whole" / "first" / "step=9.ckpt")
+    resumed = Run(again, SaveAt(None, None), tmp_path / "again" / "second" / "step=9.ckpt")
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "metrics"):
+        assert list(differences(whole.state[part], resumed.state[part])) == [], part
+    assert resumed.seen == whole.seen[-len(resumed.seen) :]
+
+
 # --- stopped, and resumed to go on
 
 
