@@ -64,10 +64,11 @@ def forked(work: Callable[[], object], log: Path) -> int:
 
 
 def final(out: Path) -> dict[str, Any]:
-    """All that a run leaves, but for the time it was started and the folder it is in."""
+    """All that a run leaves, but for the time it was started, the folder it is in, and how often it was saved."""
     (newest,) = out.glob("newest-*.ckpt")
     checkpoint = torch.load(newest, weights_only=True)
-    checkpoint["callbacks"]["SaveNewest"].pop("started")
+    for key in ("started", "files"):  # files: also one that was about to be removed
+        checkpoint["callbacks"]["SaveNewest"].pop(key)
     saver = next(state for key, state in checkpoint["callbacks"].items() if key.startswith("ModelCheckpoint"))
     saver["best_k_models"] = {Path(path).name: score for path, score in saver["best_k_models"].items()}
     assert saver.pop("dirpath") == str(out)
