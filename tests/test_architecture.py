@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -61,6 +62,15 @@ def test_a_module_outside_the_rooms_is_refused(copy: Path) -> None:
 def test_no_room_is_too_large_to_look_round_in() -> None:
     for folder in {path.parent for path in (ROOT / "mvae").rglob("*.py")}:
         assert len(list(folder.glob("*.py"))) <= MAX_MODULES, folder
+
+
+def test_a_function_fits_on_a_screen() -> None:
+    spec = importlib.util.spec_from_file_location("code_size", ROOT / "scripts/code_size.py")
+    code_size = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(code_size)
+    for path in (ROOT / "mvae").rglob("*.py"):
+        lines, name = code_size.longest_function(path.read_text(encoding="utf-8"))
+        assert lines <= MAX_LINES, f"{path}: {name} has {lines} lines"
 
 
 def test_no_module_has_the_name_of_something_its_package_offers() -> None:
