@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, Timer
 
 from mvae.checkpoint.with_torch.lightning_internals import Progress
+from mvae.checkpoint.with_torch.newest import SaveNewest
 
 START = "before the first batch"
 EPOCH_START = "as an epoch starts"
@@ -98,6 +99,11 @@ def overrides(owner: Any, hook: str) -> bool:
 def needs_no_batch(owner: Any) -> bool:
     """Whether its on_train_batch_end can be run without the batch, which is gone."""
     return type(owner).on_train_batch_end is ModelCheckpoint.on_train_batch_end
+
+
+def changes_nothing(owner: Any) -> bool:
+    """Whether a run stays the same without its on_train_batch_end: it shows something, or only saves."""
+    return isinstance(owner, ProgressBar | Timer | SaveNewest)
 
 
 # --- the loops' counters, moved

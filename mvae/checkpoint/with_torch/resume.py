@@ -402,7 +402,8 @@ def _inexact(
     reasons = [
         f"what {type(owner).__name__}.on_train_batch_end does after the save is not in the file"
         for owner in late
-        if moments.overrides(owner, "on_train_batch_end") and not moments.needs_no_batch(owner)
+        if moments.overrides(owner, "on_train_batch_end")
+        and not (moments.needs_no_batch(owner) or moments.changes_nothing(owner))
     ]
     if now in _NO_WAY_FROM:
         reasons.append(_NO_WAY_FROM[now])
