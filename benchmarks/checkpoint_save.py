@@ -15,7 +15,8 @@ moment. Good is a file that loads, has all checksums right, and is not older tha
 **resumes**: a training with dropout, shuffling, KL annealing and a learning rate that falls is ended by ``kill -9`` at
 one to three random moments, resumed from the newest checkpoint each time, and compared with one left alone.
 
-**cost**: what a step takes with and without ``ExactResume``, in short epochs and in long ones.
+**cost**: what a step takes with and without ``ExactResume``, in short epochs and in long ones; in seconds of one
+processor, which a busy machine changes little.
 
 Each measurement and each run is a process of its own, forked from this one so that none pays for the imports.
 """
@@ -47,6 +48,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mvae import InteractionsDataModule, MultiVAE, fit, synthetic
 from mvae.checkpoint import DurableCheckpointIO, ExactResume
+from mvae.training import quiet
 
 
 class WithFsync(TorchCheckpointIO):
@@ -327,16 +329,17 @@ def measure_cost(exact: bool, batches: int, pipe: int) -> None:
             self.times: list[float] = []
 
         def on_train_batch_end(self, *_: Any) -> None:
-            self.times.append(time.perf_counter())
+            self.times.append(time.process_time())
 
     clock = Clock()
     rows = torch.zeros(128, 6_807).bernoulli_(0.02)
     loader = torch.utils.data.DataLoader([rows] * batches, batch_size=None, shuffle=True)  # type: ignore[arg-type,var-annotated]
-    trainer = L.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[*([ExactResume()] if exact else []), clock], limit_val_batches=0,
-    )  # fmt: skip
-    trainer.fit(WithoutScheduler(6_807), loader)
+    with quiet():
+        trainer = L.Trainer(
+            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[*([ExactResume()] if exact else []), clock], limit_val_batches=0,
+        )  # fmt: skip
+        trainer.fit(WithoutScheduler(6_807), loader)
     steps = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]
     os.write(pipe, pickle.dumps(statistics.median(steps)))
 
@@ -345,7 +348,7 @@ def bench_cost(folder: Path, quick: bool) -> None:
     print("cost: a step with and without ExactResume, at 6,807 items and batches of 128 (medians, taken in turn)")
     for batches in (20, 60) if quick else (50, 500):
         found: dict[bool, list[float]] = {False: [], True: []}
-        for _ in range(3 if quick else 7):
+        for _ in range(3 if quick else 5):
             for exact in found:
                 child, read = start(partial(measure_cost, exact, batches))
                 with os.fdopen(read, "rb") as pipe:

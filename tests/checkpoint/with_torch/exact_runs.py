@@ -170,7 +170,7 @@ class Run:
     def __init__(
         self,
         situation: Situation,
-        saver: SaveAt | None = None,
+        saver: Checkpoint | None = None,
         resume: Path | None = None,
         crash: Callback | None = None,
         exact: ExactResume | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from exact_loaders import CountsPasses, Endless, csr, loader
 from exact_runs import ENDED_IN, Crash, Net, Run, SaveAt, Situation, all_differences, differences
 from exact_situations import OneCycle
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
 
 from mvae.checkpoint import ExactResume
 from mvae.errors import CheckpointError
@@ -183,6 +184,33 @@ def test_a_file_saved_by_such_a_hook_resumes_exactly_too(tmp_path: Path) -> None
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "metrics"):
         assert list(differences(whole.state[part], resumed.state[part])) == [], part
     assert resumed.seen == whole.seen[-len(resumed.seen) :]
+
+
+INTERVALS: dict[str, dict[str, Any]] = {
+    "steps": {"every_n_train_steps": 4},
+    "time": {"train_time_interval": timedelta(microseconds=1)},  # so after each step
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}], ids=["", "accumulating"])
+@pytest.mark.parametrize("make", [loader, csr, lambda: loader(Endless())], ids=["DataLoader", "CSRLoader", "stream"])
+@pytest.mark.parametrize("interval", INTERVALS)
+def test_every_file_that_is_saved_at_an_interval_resumes_exactly(
+    tmp_path: Path, interval: str, make: Any, options: dict[str, Any]
+) -> None:
+    def saver() -> list[Any]:
+        every = INTERVALS[interval]
+        return [ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, enable_version_counter=False, **every)]
+
+    situation = Situation(make, options=options, callbacks=saver)
+    whole = Run(situation, Checkpoint())
+    files = sorted(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    assert len(files) == {"steps": 4, "time": 18}[interval] // options.get("accumulate_grad_batches", 1)
+    for file in files[:: 1 if interval == "steps" else 3]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*exact.*")
+            resumed = Run(situation, Checkpoint(), file)
+        assert all_differences(whole, resumed) == [], file.name
 
 
 # --- stopped, and resumed to go on
