@@ -151,8 +151,10 @@ def test_a_run_that_a_signal_ends_goes_on_to_the_same_end(
         assert code == -signal.SIGKILL
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "seed_everything was called with 7, and with 0")  # which is on purpose
         train(tmp_path, resume=True, seed=7)
-    assert difference(final(tmp_path), whole) == []
+    found = difference(final(tmp_path), whole)
+    assert [what for what in found if not what.startswith("/callbacks/ExactResume/run/seed")] == []
 
 
 def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path, whole: dict[str, Any]) -> None:
