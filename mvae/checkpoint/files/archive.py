@@ -22,6 +22,7 @@ _IS_FOLDER = 0x10
 _ODD = _ENCRYPTED | _IS_PATCH
 MAX_MEMBERS = 1 << 19
 _MAX_NAME = 512
+_EXTRA = struct.Struct("<2H")
 _WHOLE_STORAGE = re.compile(rb"PK\x03\x04.{26}[^/\0]{1,400}/data/\w+.*?PK[\x03\x07]", re.DOTALL)
 _LOOKED_THROUGH = 64 << 20
 _MAX_SMALL = 1024
@@ -268,7 +269,7 @@ def _padding(source: Source, at: int, length: int) -> int:
     """Filler bytes in the extra field of a local header: in PyTorch's own field, after its four bytes."""
     position, end, filler = at, at + length, 0
     while position + 4 <= end:
-        tag, size = struct.unpack_from("<2H", source.data, position)
+        tag, size = _EXTRA.unpack_from(source.data, position)
         if tag == zs.PADDING_TAG:
             filler += min(size, end - position - 4)
         position += 4 + size
@@ -277,9 +278,12 @@ def _padding(source: Source, at: int, length: int) -> int:
 
 def _past_descriptor(source: Source, member: Member, at: int, limit: int) -> int:
     """Where the record after the data ends, which repeats its CRC and sizes; `at` if there is none."""
-    if not member.flags & zs.HAS_DESCRIPTOR or source.data[at : at + 4] != zs.DESCRIPTOR.mark:
+    if not member.flags & zs.HAS_DESCRIPTOR:
         return at
-    crc32, end = zs.read_descriptor(source.data, at, member.stored, member.size) or (None, 0)
+    found = zs.read_descriptor(source.data, at, member.stored, member.size)
+    if found is None and source.data[at : at + 4] != zs.DESCRIPTOR.mark:
+        return at
+    crc32, end = found or (None, 0)
     if (crc32 or None) != (member.crc32 or None) or end > limit:
         raise CheckpointError(f"'{member.name}': the record after its data contradicts the zip's directory.")
     return end

@@ -7,6 +7,8 @@ Section numbers refer to PKWARE's APPNOTE.TXT. All numbers are little-endian; wh
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 MAX32, MAX16 = 0xFFFFFFFF, 0xFFFF
@@ -33,15 +35,16 @@ class Structure(Generic[Fields]):
     def __init__(self, mark: bytes, layout: str, fields: type[Fields]) -> None:
         self.mark = mark
         self._struct = struct.Struct("<4s" + layout)
-        self._make = fields._make
+        self._make: Callable[[Any], Fields] = partial(tuple.__new__, fields)  # `fields._make`, without counting again
         self.size = self._struct.size
 
     def read(self, data: Data, at: int) -> Fields | None:
         """The record at a byte, or None if none stands there."""
-        if at < 0 or at + self.size > len(data):
+        try:
+            numbers = self._struct.unpack_from(data, at)
+        except (struct.error, OverflowError):
             return None
-        numbers = self._struct.unpack_from(data, at)
-        return self._make(numbers) if numbers[0] == self.mark else None
+        return self._make(numbers) if numbers[0] == self.mark and at >= 0 else None
 
     def write(self, *numbers: int) -> bytes:
         """The record with these numbers."""

@@ -30,6 +30,8 @@ _CHUNK = 4096  # opcodes between two looks at what small values have cost; large
 _MAX_LINE = 1 << 16
 _MAX_FOLLOWED = 10_000  # calls of `getattr` and the like; no program writes more
 _MAX_CHAIN = 8  # calls of what a call returned; the first of them has said all there is to say
+_COPY = dict.fromkeys((list, tuple, dict, set, frozenset, ObjectDict), 100) | dict.fromkeys((str, bytes, bytearray), 1)
+"""Bytes that each part of a value takes in a copy of it, roughly."""
 _NOTHING = object()
 
 
@@ -278,25 +280,28 @@ def _call(u: Unpickler, function: Any, args: Any) -> Any:
     _use(function, "called")
     u.room -= _CONTAINER
     if type(function) is Global and type(args) is tuple:
-        if function.builder is not None:
-            u.charge(8 * len(args) + sum(map(_cost, args)))
-            made = rebuild.filled(function, args)
+        if function.builder is None:
+            _follow(u, function, args)
+        elif args and function.builder not in rebuild.COPYING_NOTHING:
+            for value in args:
+                each = _COPY.get(type(value))
+                if each:
+                    u.room -= each * len(value)
+            u.charge(8 * len(args))
+            made = rebuild.filled(function, args[0]) if len(args) == 1 else None
             if made is not None:
                 u.guard.fill(*made)
                 return frozenset(made[1]) if function.name == "frozenset" else made[0]
-        elif str(function) in FOLLOWED:
-            if len(u.trace.calls) < _MAX_FOLLOWED:
-                u.trace.calls.append((function, args))
-            else:
-                function.uses.add("not followed")
     return rebuild.call(function, args)
 
 
-def _cost(value: Any) -> int:
-    """Bytes that a copy of a value takes, roughly."""
-    if type(value) in (list, tuple, dict, set, frozenset, ObjectDict):
-        return 100 * len(value)
-    return len(value) if type(value) in (str, bytes, bytearray) else 0
+def _follow(u: Unpickler, function: Global, args: tuple[Any, ...]) -> None:
+    """Remember a call that reaches further than its name says."""
+    if str(function) in FOLLOWED:
+        if len(u.trace.calls) < _MAX_FOLLOWED:
+            u.trace.calls.append((function, args))
+        else:
+            function.uses.add("not followed")
 
 
 def _modern(module: str, name: str, protocol: int) -> tuple[str, str]:

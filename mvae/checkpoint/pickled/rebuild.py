@@ -27,6 +27,7 @@ from mvae.checkpoint.pickled.values import (
 )
 from mvae.errors import CheckpointError
 
+_NUMPY_NAMES = {code: name for name, code in dtypes.NUMPY.items() if not name.startswith("q")}
 Builder = Callable[[Global, tuple[Any, ...]], Any]
 _MAX_INDEX = 2**63 - 1
 
@@ -49,10 +50,9 @@ def call(function: Any, args: Any) -> Any:
     return Object(function, args)
 
 
-def filled(function: Global, args: tuple[Any, ...]) -> tuple[Any, list[Any], list[Any] | None] | None:
-    """An empty dict or set and what the call puts into it, for `KeyGuard` to do; None for any other call."""
-    items = args[0] if len(args) == 1 else None
-    if function in DICTS and function.name != "defaultdict":
+def filled(function: Global, items: Any) -> tuple[Any, list[Any], list[Any] | None] | None:
+    """An empty dict or set and what `function(items)` puts into it, for `KeyGuard` to do; None for any other call."""
+    if function.builder is _dict and function.name != "defaultdict":
         if isinstance(items, dict):
             return ObjectDict(function), list(items), list(items.values())
         pairs = items if function.name == "OrderedDict" and type(items) in (list, tuple) else None
@@ -67,7 +67,7 @@ def new(cls: Any, args: Any, kwargs: Any = None) -> Any:
     """What the file says `cls.__new__(cls, *args, **kwargs)` is."""
     if not isinstance(args, tuple) or not (kwargs is None or isinstance(kwargs, dict)):
         raise CheckpointError(f"the pickle makes a {cls!r} from something that is not arguments.")
-    if isinstance(cls, Global) and cls in DICTS:
+    if isinstance(cls, Global) and cls.builder is _dict:
         return ObjectDict(cls)
     return Object(cls, args, kwargs or None)
 
@@ -92,9 +92,8 @@ def _view(storage: Storage, dtype: str, offset: Any, shape: Any, stride: Any, re
     """
     if type(shape) is not tuple or type(stride) is not tuple or not isinstance(storage, Storage):
         raise TypeError("not a tensor")
-    last = offset
-    count = 1
-    for length, step in zip(shape, stride, strict=True):
+    last, count = offset, 1
+    for length, step in zip(shape[: MAX_DIMS + 1], stride[: MAX_DIMS + 1], strict=True):
         if type(length) is not int or type(step) is not int or length < 0 or step < 0:
             raise TypeError("not a shape")
         last += (length - 1) * step
@@ -218,8 +217,7 @@ def _numpy_scalar(_: Global, args: tuple[Any, ...]) -> NumpyScalar:
     dtype, raw = args
     if not isinstance(dtype, NumpyDtype) or not isinstance(raw, bytes) or len(raw) > 1024:
         raise TypeError("not a numpy scalar")
-    names = {code: name for name, code in dtypes.NUMPY.items() if not name.startswith("q")}
-    name = names.get(dtype.code.lstrip("<>|="))
+    name = _NUMPY_NAMES.get(dtype.code.lstrip("<>|="))
     if name is None or len(raw) != dtypes.ITEMSIZE[name]:
         return NumpyScalar(dtype, raw)
     return NumpyScalar(dtype, dtypes.scalar(name, raw, "big" if dtype.code.startswith(">") else "little"))
@@ -365,4 +363,5 @@ def _table() -> dict[tuple[str, ...], Builder]:
 
 
 BUILDERS = _table()
-DICTS = {Global("collections", name) for name in ("OrderedDict", "Counter", "defaultdict")}
+COPYING_NOTHING = {_tensor_v2, _tensor_v3}
+"""Builders that take the same time and memory whatever they are given; almost all calls are theirs."""

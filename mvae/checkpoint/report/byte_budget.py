@@ -33,13 +33,14 @@ class Sections:
 
     Attributes:
         weights: those of the file, or None.
+        optimizers: the states of the optimizers, each with its path.
     """
 
     def __init__(self, contents: Contents) -> None:
-        found = list(optimizer_states(contents.tree))
+        self.optimizers = list(optimizer_states(contents.tree))
         self._optimizers = {
-            path: kind(state) if len(found) == 1 else f"{kind(state)}[{number}]"
-            for number, (path, state) in enumerate(found)
+            path: kind(state) if len(self.optimizers) == 1 else f"{kind(state)}[{number}]"
+            for number, (path, state) in enumerate(self.optimizers)
         }
         self._tops = {path[0] for path in self._optimizers}
         self._tree = contents.tree if isinstance(contents.tree, dict) else {}
@@ -62,8 +63,11 @@ class Sections:
     def weight(self, path: Path) -> str | None:
         """The name of the weight that a path leads to, or into; None if it is another tensor."""
         places = self.weights.places if self.weights is not None else {}
-        ends = range(len(path), max(-1, len(path) - 1 - _INSIDE), -1)
-        return next((places[path[:end]] for end in ends if path[:end] in places), None)
+        for end in range(len(path), max(-1, len(path) - 1 - _INSIDE), -1):
+            name = places.get(path[:end])
+            if name is not None:
+                return name
+        return None
 
     def place(self, path: Path) -> Path:
         """The optimizer's state that a path is in, or its first step."""
@@ -102,10 +106,9 @@ def byte_budget(
     for record in contents.records:
         if id(record) not in counted:
             count(_heading(contents, record), record.stored)
-        if isinstance(record, Member):
-            count("padding", record.padding)
-            count("zip bookkeeping", record.offset - record.header - record.padding)
-            count("zip bookkeeping", record.end - record.offset - record.stored)
+    members = [record for record in contents.records if isinstance(record, Member)]
+    count("padding", sum(member.padding for member in members))
+    count("zip bookkeeping", sum(m.end - m.header - m.padding - m.stored for m in members))
     if contents.archive is not None:
         first, last = contents.archive.directory
         count("zip bookkeeping", last - first + contents.archive.end[1] - contents.archive.end[0])

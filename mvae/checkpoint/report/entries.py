@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mvae.checkpoint.pickled.dtypes import ITEMSIZE, PACKED
 from mvae.checkpoint.pickled.values import Tensor
 from mvae.checkpoint.pickled.walk import Path
 
@@ -49,6 +50,10 @@ class TensorEntry:
 
 def byte_span(tensor: Tensor) -> tuple[int, int]:
     """From the first byte of a tensor in its storage to past the last."""
-    size = tensor.nbytes // max(1, tensor.numel)
-    last = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride, strict=False))
-    return (tensor.offset * size, (tensor.offset + last + 1) * size) if tensor.numel else (0, 0)
+    if 0 in tensor.shape:
+        return 0, 0
+    last = tensor.offset
+    for length, step in zip(tensor.shape, tensor.stride, strict=False):
+        last += (length - 1) * step
+    size, packed = ITEMSIZE[tensor.dtype], PACKED.get(tensor.dtype, 1)
+    return tensor.offset // packed * size, (last // packed + 1) * size

@@ -35,10 +35,10 @@ def wrappers(names: Iterable[str], leading: bool = True) -> dict[str, int]:
     found: dict[str, int] = {}
     names = list(names)
     for part in ANYWHERE:
-        count = sum(part in name.split(".") for name in names)
+        count = sum(part in name.split(".") for name in names if part in name)
         if count:
             found[part] = count
-    shorter = [_without(name) for name in names]
+    shorter = list(map(_without, names)) if found else names
     for _ in range(_MAX_NEST):
         first = _shared_beginning(shorter, leading)
         if first is None:

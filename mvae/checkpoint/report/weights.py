@@ -161,7 +161,7 @@ def is_state_dict(tree: Any) -> bool:
     if _metadata(tree) is not None and _holds_tensors(tree):
         return True
     names = (str(name).rpartition(".")[2] for name, value in tree.items() if isinstance(value, Tensor))
-    return any(map(_TELLING.fullmatch, names)) and not any(is_sure(value) for value in tree.values())
+    return any(map(_TELLING.fullmatch, names)) and not any(is_sure(value) for value in tree.values() if not isinstance(value, Tensor))
 
 
 def _may_be_state_dict(tree: dict[Any, Any]) -> bool:
@@ -206,10 +206,10 @@ def taken(contents: Contents, path: Path, value: Any) -> Weights:
 
 
 def _set_random_states_aside(found: Weights) -> None:
-    for place, name in [*found.places.items()]:
-        if name in found.tensors and is_random(name, found.tensors[name]):
-            found.others[name] = found.tensors.pop(name)
-            del found.places[place]
+    aside = {name for name, tensor in found.tensors.items() if tensor.dtype == "uint8" and is_random(name, tensor)}
+    for place in [place for place, name in found.places.items() if name in aside]:
+        name = found.places.pop(place)
+        found.others[name] = found.tensors.pop(name)
 
 
 def _of_module(contents: Contents, path: Path, value: Object) -> Weights:
@@ -231,7 +231,9 @@ def _flat(path: Path, value: dict[Any, Any]) -> Iterator[tuple[str, Path, Any]]:
     entered = {id(value)}
     while stack:
         name, place, part = stack.pop()
-        if is_module(part):
+        if isinstance(part, Tensor):
+            yield name, place, part
+        elif is_module(part):
             yield from ((f"{name}.{inner}", (*place, *steps), t) for inner, steps, t, _ in module_tensors(part))
         elif isinstance(part, dict) and part and id(part) not in entered and not _is_whole(place[-1], part):
             entered.add(id(part))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from mvae.checkpoint.formats.detect import Format
@@ -20,7 +21,7 @@ from mvae.text import many
 def contents(run: Run) -> Iterator[Fact]:
     """What was saved: a whole training state, the weights alone, or a model object."""
     kind, text = _lightning(run) if run.is_lightning else _kind(run)
-    source: dict[str, Any] = {"keys": list(map(str, run.tree))[:20]}
+    source: dict[str, Any] = {"keys": list(map(str, islice(run.tree, 20)))}
     if isinstance(run.file.tree, Object):
         source = {"class": str(run.file.tree.cls)}
     yield Fact("contents", kind, text, source)
@@ -68,7 +69,7 @@ def parameters(run: Run) -> Iterator[Fact]:
     if weights is None or not weights.certain:
         yield from _only_tensors(run)
         return
-    counted = _counted(weights)
+    counted = distinct(_no_buffers(weights))
     count, tensors = sum(tensor.numel for tensor in counted), len(counted)
     if not count:
         return
@@ -124,8 +125,8 @@ def many_elements(tensors: list[Tensor]) -> str:
     return f"{many(sum(t.numel for t in tensors), 'element')} in {many(len(tensors), 'tensor')}" if tensors else ""
 
 
-def _counted(weights: Weights) -> list[Tensor]:
-    """The tensors of the weights that are no buffers, each once; those in packed values too."""
+def _no_buffers(weights: Weights) -> list[Tensor]:
+    """The tensors of the weights that are no buffers; those in packed values too."""
     found = [tensor for name, tensor in weights.tensors.items() if name not in weights.buffers]
     for value in weights.packed.values():
         tensors: set[Path] = set()
@@ -134,7 +135,7 @@ def _counted(weights: Weights) -> list[Tensor]:
                 if not any(path[:end] in tensors for end in range(len(path))):  # not the scales of a quantised one
                     found.append(part)
                 tensors.add(path)
-    return distinct(found)
+    return found
 
 
 def distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -166,7 +167,7 @@ def precision(run: Run) -> Iterator[Fact]:
             yield Fact("precision", "16-mixed", text, {f"{key}.scale": scale})
             return
     weights = run.sections.weights
-    kinds = sorted({tensor.dtype for tensor in _counted(weights)}) if weights else []
+    kinds = sorted({tensor.dtype for tensor in _no_buffers(weights)}) if weights else []
     if kinds and weights:
         what = "weights" if weights.certain else "tensors"
         text = f"the {what} are {' and '.join(kinds)}"
@@ -192,8 +193,8 @@ def copies(run: Run) -> Iterator[Fact]:
     if weights is None:
         return
     found = second_copy(weights.tensors)
-    total = sum(tensor.nbytes for tensor in weights.tensors.values())
     if found is not None:
+        total = sum(tensor.nbytes for tensor in weights.tensors.values())
         share = "half" if 2 * found.nbytes == total else f"{found.nbytes / total:.0%}"
         text = f"{share} of the weights are a second copy (`{found.prefix}.`)"
         text += f": `mvae export --key {found.prefix}` takes one."
@@ -213,14 +214,13 @@ def _shapes(tensors: dict[str, Tensor]) -> list[tuple[int, ...]]:
 
 def oversized(run: Run) -> Iterator[Fact]:
     """Storages of which the tensors show only a part: `torch.save` writes the whole storage behind a view."""
-    spans: dict[int, list[tuple[int, int]]] = {}
-    first: dict[int, tuple[str, Storage]] = {}
+    spans: dict[Storage, tuple[str, list[tuple[int, int]]]] = {}
     for entry in run.tensors:
         storage = entry.tensor.storage
         if storage is not None and storage.record is not None:
-            first.setdefault(id(storage), (entry.name, storage))
-            spans.setdefault(id(storage), []).append(byte_span(entry.tensor))
-    wasted = {name: storage.nbytes - _covered(spans[key]) for key, (name, storage) in first.items()}
+            spans.setdefault(storage, (entry.name, []))[1].append(byte_span(entry.tensor))
+    parts = [(name, storage, shown) for storage, (name, shown) in spans.items() if (0, storage.nbytes) not in shown]
+    wasted = {name: storage.nbytes - _covered(shown) for name, storage, shown in parts}
     wasted = {name: count for name, count in wasted.items() if count > 0}
     total = sum(wasted.values())
     if total > 4096 and not any(isinstance(part, Storage) for _, part in walk(run.file.tree, plain=False)):

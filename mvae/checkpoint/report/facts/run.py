@@ -10,7 +10,6 @@ from typing import Any
 from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.pickled.meaning import meaning
 from mvae.checkpoint.pickled.values import Object, Tensor
-from mvae.checkpoint.report import optimizers
 from mvae.checkpoint.report.byte_budget import Sections
 from mvae.checkpoint.report.entries import TensorEntry
 from mvae.errors import CheckpointError
@@ -61,7 +60,7 @@ class Run:
         self.tensors = tensors
         self.batch_size = batch_size
         self.tree: dict[Any, Any] = contents.tree if isinstance(contents.tree, dict) else {}
-        self.optimizers = list(optimizers.optimizer_states(self.tree))
+        self.optimizers = sections.optimizers
         self.sections = sections
 
     @property
