@@ -45,6 +45,7 @@ from mvae.checkpoint.with_torch.moments import (
     IN_VALIDATION,
     START,
 )
+from mvae.checkpoint.with_torch.random_workers import draw_random_numbers
 from mvae.errors import CheckpointError
 
 
@@ -75,11 +76,12 @@ class ExactResume(Callback):
     - a save after a batch, if the module or a later callback has an `on_train_batch_end` of its own;
     - within an epoch: StochasticWeightAveraging, `training_step(dataloader_iter)`, and a loader that has a state
       and no length;
+    - random numbers drawn in persistent workers for *validation*, once they have been started;
     - torchdata's loader with several processes, and `val_check_interval` as a time.
 
     Named before the first step, as an error within an epoch: other loaders, rows, batch size, workers or number of
     processes than in the file; as a warning: another seed. Nobody can find state that is kept elsewhere, such as in a
-    module's plain attributes, or random numbers that persistent workers draw for *validation*.
+    module's plain attributes.
 
     A run that EarlyStopping had ended stays ended with the same settings, and goes on with the patience that you pass
     if that is another.
@@ -107,6 +109,7 @@ class ExactResume(Callback):
         self._validation = HeldState([])
         self._before_validation: Snapshot | None = None
         self._states_at_end: list[Any] | None = None
+        self._random_validation: bool | None = None
 
     @property
     def state_key(self) -> str:
@@ -151,7 +154,7 @@ class ExactResume(Callback):
         left = moments.left_out(trainer, saver, hook, but=self) if hook == moments.HOOKS.get(now) else []
         mine, refused = self._own_part(trainer, model, loops, now)
         everyone = _from_every_process(trainer, mine)
-        inexact = refused + _inexact(trainer, model, loops, now, hook, left)
+        inexact = refused + _inexact(trainer, model, loops, now, hook, left) + self._of_validation(loops)
         for reason in inexact:
             rank_zero_warn(f"A checkpoint is saved from which a run does not resume exactly: {reason}.")
         checkpoint["callbacks"][self.state_key] = {
@@ -197,6 +200,13 @@ class ExactResume(Callback):
             "gradients": _gradients(model) if accumulated else {},
         }
         return part, refused
+
+    def _of_validation(self, loops: Loops) -> list[str]:
+        started = list(filter(has_workers, loops.validation_loaders))
+        if started and self._random_validation is None:
+            self._random_validation = any(map(draw_random_numbers, started))
+        said = "persistent workers draw random numbers for validation, and where theirs stand is not in the file"
+        return [said] if started and self._random_validation else []
 
     def _generators(self, device: torch.device, now: str) -> Snapshot:
         """Where the generators stood at the point the run will go on from."""

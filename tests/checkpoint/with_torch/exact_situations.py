@@ -187,6 +187,9 @@ SITUATIONS: dict[str, Situation] = {
     "persistent workers for validation": Situation(
         loader, validation=lambda: DataLoader(rows_of(6), batch_size=3, **PERSISTENT)
     ),
+    "random persistent workers for validation": Situation(
+        loader, options={"num_sanity_val_steps": 0}, validation=lambda: DataLoader(Noisy(6), batch_size=3, **PERSISTENT)
+    ),
     "a generator for validation": Situation(
         loader,
         validation=lambda: loader(Noisy(6), generator=torch.Generator().manual_seed(1)),

@@ -29,6 +29,10 @@ NAMED = {
         {("batch", 2), ("batch", 6), ("batch", 8)},
         r"what Target\.on_train_batch_end does after the save is not in the file",
     ),
+    "random persistent workers for validation": (
+        {("batch", 8), ("validation", 6), ("validation", 12), ("epoch", 1), ("epoch", 2)},
+        "persistent workers draw random numbers for validation",
+    ),
 }
 """The cells that are not exact, and what is said of them as they are saved and as they are resumed."""
 
