@@ -43,7 +43,7 @@ class _NumPys:
     def state(self) -> dict[str, Any]:
         if self._last and not self._last[1]["has_gauss"] and self._last[0] == self._memory():
             return self._last[1]
-        state: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]
+        state: dict[str, Any] = np.random.get_state(legacy=False)
         self._remember(state)
         return state
 
@@ -51,11 +51,11 @@ class _NumPys:
         if self.state()["has_gauss"] or state["has_gauss"] or self._last is None:
             np.random.set_state(state)
         else:
-            ctypes.memmove(np.random.get_bit_generator().ctypes.state_address, self._words(state), self._SIZE)
+            ctypes.memmove(np.random.mtrand.get_bit_generator().ctypes.state_address, self._words(state), self._SIZE)
         self._remember(state)
 
     def _memory(self) -> bytes:
-        generator = np.random.get_bit_generator()
+        generator = np.random.mtrand.get_bit_generator()
         known = type(generator) is np.random.MT19937
         return ctypes.string_at(generator.ctypes.state_address, self._SIZE) if known else b""
 
