@@ -42,16 +42,14 @@ class Sections:
             path: kind(state) if len(self.optimizers) == 1 else f"{kind(state)}[{number}]"
             for number, (path, state) in enumerate(self.optimizers)
         }
-        self._tops = {path[0] for path in self._optimizers}
         self._tree = contents.tree if isinstance(contents.tree, dict) else {}
         self.weights = weights_of(contents)
 
     def of(self, path: Path) -> str:
         """`weights`, `buffers`, `Adam exp_avg`, the top-level key, or `tensors` for one without any."""
-        for length in (1, 2) if path and path[0] in self._tops else ():
-            name = self._optimizers.get(path[:length])
-            if name is not None:
-                return f"{name} {path[-1]}"
+        if self.in_optimizer(path):
+            kept = next((step for step in reversed(path) if isinstance(step, str)), "state")  # LBFGS keeps lists
+            return f"{self._optimizers[self.place(path)]} {kept}"
         name = self.weight(path)
         if name is not None and self.weights is not None:
             if not self.weights.certain:
@@ -71,7 +69,7 @@ class Sections:
 
     def place(self, path: Path) -> Path:
         """The optimizer's state that a path is in, or its first step."""
-        return next((path[:length] for length in (1, 2) if path[:length] in self._optimizers), path[:1])
+        return next((path[:length] for length in (0, 1, 2) if path[:length] in self._optimizers), path[:1])
 
     def in_optimizer(self, path: Path) -> bool:
         """True for what an optimizer keeps."""

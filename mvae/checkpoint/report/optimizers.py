@@ -39,6 +39,8 @@ def optimizer_states(tree: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any
     """The optimizer states in a checkpoint, each with its path: Lightning's list, or a top-level value like one."""
     if not isinstance(tree, dict):
         return
+    if is_optimizer_state(tree):
+        yield (), tree
     for key, value in tree.items():
         if is_optimizer_state(value):
             yield (key,), value

@@ -38,7 +38,7 @@ TRAINING_KEYS = frozenset([
 SETTINGS_KEYS = ("hyper_parameters", "datamodule_hyper_parameters", "hparams", "args", "config")
 """Top-level keys of settings, where a `weight` is that of a class or an example."""
 
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "n_averaged")
 _TELLING = re.compile(r"(weight|bias)(_\w+)?|running_mean|running_var|num_batches_tracked")
 """Last parts of names that weights have: `weight`, `bias_ih_l0` …"""
 

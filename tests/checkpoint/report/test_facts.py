@@ -261,3 +261,24 @@ def test_wording(specimen: Path, zoo: dict[str, Path]) -> None:
     renamed = specimen.with_name("copy.ckpt")
     renamed.write_bytes(specimen.read_bytes())
     assert "has been renamed since, or is another one" in facts(renamed)["best"].text
+
+
+def test_a_loss_scaler_is_known_by_what_it_keeps() -> None:
+    scaler = torch.amp.GradScaler("cpu").state_dict()
+    for key in ("scaler", "amp_scaler", "MixedPrecision"):
+        assert of({"state_dict": nn.Linear(2, 2).state_dict(), key: scaler})["precision"].value == "16-mixed"
+
+
+def test_a_second_name_for_the_same_tensors_is_no_second_copy() -> None:
+    weights = nn.Linear(4, 4).state_dict()
+    found = of({"model": weights, "ema": weights})["other_weights.ema"]
+    assert found.text == "`ema` holds the same tensors as the weights: they take no room of their own."
+    copied = {name: tensor.clone() for name, tensor in weights.items()}
+    assert "a second copy" in of({"model": weights, "ema": copied})["other_weights.ema"].text
+
+
+def test_the_count_of_an_averaged_model_is_no_parameter() -> None:
+    averaged = torch.optim.swa_utils.AveragedModel(nn.Linear(4, 4))
+    found = of(averaged.state_dict())
+    assert found["parameters"].value == 20
+    assert found["precision"].value == ["float32"]

@@ -27,7 +27,7 @@ def optimizer(run: Run) -> Iterator[Fact]:
     for path, state in run.optimizers:
         found.append((optimizers.kind(state), optimizers.reason(state)))
         kept = sorted(map(str, optimizers.per_parameter(state)))
-        where = f"{dotted(path)}.{'state' if kept else 'param_groups.0'}"
+        where = dotted((*path, "state") if kept else (*path, "param_groups", 0))
         source[where] = kept or sorted(map(str, optimizers.first_group(state)))
     together = len({why for _, why in found}) == 1
     named = [name if together else f"{name} ({why})" for name, why in found]
@@ -47,7 +47,7 @@ def _lacks(run: Run) -> list[str] | None:
     lacking = [] if whole else ["the optimizer's state"]
     if whole and run.is_lightning and "lr_schedulers" not in run.tree:
         lacking.append("the states of the learning-rate schedulers")
-    return lacking if has_loops else [*lacking, "the progress of the loops"]
+    return lacking
 
 
 def beyond_lightning(run: Run) -> Iterator[Fact]:
@@ -88,16 +88,26 @@ def _not_exact(run: Run) -> Iterator[str]:
     if not _random_states(run):
         yield "the states of the random generators"
     if not isinstance(run.get(*FIT), dict):
-        yield "the progress of the loops"
+        missing = "loops" not in run.tree
+        then = "resumes, and counts from its first epoch" if missing else "resumes only once `loops` is taken out"
+        yield f"the progress of the loops (Lightning {then})"
     if run.tree.get("optimizer_states") in ([], ()):
         yield "an optimizer's state, if the run had an optimizer"
-    begun, ended = (run.number(*_PROGRESS, name, "total", "completed") for name in ("zero_grad", "step"))
-    if begun is not None and ended is not None and begun > ended:
+    if run.in_epoch() and _gradients_pend(run):
         yield "the gradients, of which some were accumulated since the optimizer's last step"
     if run.in_epoch() and not _loader_states(run):
         yield "the data loader's position, and it is in the middle of an epoch"
     if _plateau_is_behind(run) and not list(run.callbacks("ExactResume")):
         yield "the last step of ReduceLROnPlateau, as Lightning saves before it"
+
+
+def _gradients_pend(run: Run) -> bool:
+    """True if gradients were set to zero for a step that has not come yet.
+
+    They are once for each step; LBFGS computes its loss, and sets them to zero, as often as it likes.
+    """
+    begun, ended = (run.number(*_PROGRESS, name, "total", "completed") for name in ("zero_grad", "step"))
+    return begun is not None and ended is not None and begun == ended + 1
 
 
 def _plateau_is_behind(run: Run) -> bool:

@@ -8,10 +8,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from mvae.checkpoint.report.facts.run import BATCHES, Fact, Run, plain
+from mvae.checkpoint.report.facts.run import BATCHES, FIT, Fact, Run, plain
 from mvae.text import dotted, many
 
 # --- how long
+
+_NOW = ("current", "completed")
 
 
 def steps_per_epoch(run: Run) -> Iterator[Fact]:
@@ -22,6 +24,9 @@ def steps_per_epoch(run: Run) -> Iterator[Fact]:
     epochs, source = found
     if epochs and steps % epochs == 0:
         each = steps // epochs
+        last = run.number(*FIT, "epoch_loop.automatic_optimization.optim_progress", "optimizer", "step", *_NOW)
+        if last and last != each:
+            return  # the epochs differ, as those of GradientAccumulationScheduler and StochasticWeightAveraging do
         text = f"{many(steps, 'step')} in {many(epochs, 'epoch')}: {many(each, 'step')} an epoch."
         yield Fact("steps_per_epoch", each, text, {"global_step": steps, **source})
 
@@ -74,8 +79,10 @@ def learning_rate(run: Run) -> Iterator[Fact]:
         here = (*path, "param_groups", 0)
         current = run.number(*here, "lr")
         start = _initial_rate(run, number, here)
-        if current is None or start is None or current <= 0 or start[1] <= 0 or current == start[1]:
+        if current is None or start is None or current <= 0 or start[1] <= 0:
             continue
+        if f"{current:g}" == f"{start[1]:g}":
+            continue  # the same, but for rounding
         where, initial = start
         source = {where: initial, f"{dotted(here)}.lr": current}
         text = f"the learning rate is {current:g}; {where} is {initial:g}"

@@ -160,7 +160,7 @@ def _confirmed(run: Run, tensors: int) -> bool:
 
 def precision(run: Run) -> Iterator[Fact]:
     """What the numbers were computed in, as far as it shows: the scaler that fp16 needs, and the weights' types."""
-    for key in ("MixedPrecision", "MixedPrecisionPlugin", "native_amp_scaling_state", "AMPPrecision", "scaler"):
+    for key in run.tree:  # `scaler`, `amp_scaler`, `MixedPrecision` …: what it keeps tells a GradScaler
         scale = run.number(key, "scale")
         if scale is not None and run.number(key, "growth_factor") is not None:
             text = f"16-bit mixed precision with a loss scale of {scale:g}."
@@ -202,6 +202,10 @@ def copies(run: Run) -> Iterator[Fact]:
         yield Fact("second_copy", found.prefix, text, source)
     for key in other_weights(run.file, weights):
         other = find_weights(run.file, key).tensors
+        if set(map(_identity, other.values())) <= set(map(_identity, weights.tensors.values())):
+            text = f"`{key}` holds the same tensors as the weights: they take no room of their own."
+            yield Fact(f"other_weights.{key}", key, text, {"key": key, "tensors in it": len(other)})
+            continue
         alike = COPIED.search(key) and _shapes(other) == _shapes(weights.tensors)
         what = "a second copy of the weights" if alike else f"weights too ({many_elements(distinct(other.values()))})"
         text = f"`{key}` holds {what}: `mvae export --key {key}` takes them."

@@ -180,3 +180,76 @@ def test_relatives_of_adam_are_not_called_adam() -> None:
     more_for_some = {0: {"exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)}, 1: {"exp_avg": torch.ones(2)}}
     value = {"loops": {}, "optimizer_states": [{"state": more_for_some, "param_groups": [lamb]}]}
     assert of(value)["resume"].value["resumable"], "what others keep is for them to know"
+
+
+def test_an_optimizer_that_computes_its_loss_several_times_has_no_gradients_pending(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    fit(Net(lambda p: torch.optim.LBFGS(p)), callbacks=[SaveAt(path, 1, 1)])
+    assert "gradients" not in facts(path)["resume"].text
+
+
+def test_without_the_progress_of_the_loops_lightning_does_what_is_said(tmp_path: Path) -> None:
+    def make(p: Any) -> Any:
+        return torch.optim.SGD(p, 0.01)
+
+    path = tmp_path / "x.ckpt"
+    fit(Net(make)).save_checkpoint(path)
+    value = torch.load(path, weights_only=True)
+    torch.save(value | {"loops": {}}, path)
+    assert "Lightning resumes only once `loops` is taken out" in facts(path)["resume"].text
+    with pytest.raises(KeyError, match="fit_loop"):
+        fit(Net(make), path, epochs=3)
+    del value["loops"]
+    torch.save(value, path)
+    found = facts(path)["resume"]
+    assert found.value["resumable"]
+    assert "Lightning resumes, and counts from its first epoch" in found.text
+    assert fit(Net(make), path, epochs=3).global_step == 15, "three epochs of five steps, begun anew"
+
+
+def test_epochs_of_different_lengths_give_no_steps_per_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    fewer = L.pytorch.callbacks.GradientAccumulationScheduler({1: 5})
+    fit(Net(lambda p: torch.optim.SGD(p, 0.01)), callbacks=[fewer]).save_checkpoint(path)
+    assert torch.load(path, weights_only=True)["global_step"] == 6, "five in the first of two epochs, one in the second"
+    assert "steps_per_epoch" not in facts(path)
+
+
+def test_a_rate_that_differs_by_rounding_is_no_other_rate() -> None:
+    group = {
+        "lr": 0.1,
+        "initial_lr": 0.1 + 1e-17 + 2e-16,
+        "params": [0],
+        "momentum": 0,
+        "dampening": 0,
+        "nesterov": False,
+    }
+    assert group["lr"] != group["initial_lr"]
+    assert "learning_rate" not in of({"optimizer": {"state": {}, "param_groups": [group]}})
+
+
+def test_an_optimizers_state_alone_is_named() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    for optimizer in (torch.optim.Adam([weight]), torch.optim.SGD([weight])):
+        weight.grad = torch.ones(2)
+        optimizer.step()
+        found = of(optimizer.state_dict())
+        assert found["optimizer"].value == [type(optimizer).__name__]
+        assert "tensors" not in found, "what an optimizer keeps are no weights"
+
+
+def test_what_lbfgs_remembers_is_one_entry_of_the_sum() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.LBFGS([weight])
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = (weight * torch.tensor([1.0, 2.0])).pow(4).sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    buffer = io.BytesIO()
+    torch.save({"optimizer": optimizer.state_dict()}, buffer)
+    assert {"LBFGS old_dirs", "LBFGS old_stps"} <= inspect(buffer.getvalue()).bytes.keys()
+    assert not any(name.startswith("LBFGS 0") for name in inspect(buffer.getvalue()).bytes)
