@@ -38,7 +38,11 @@ TRAINING_KEYS = frozenset([
 SETTINGS_KEYS = ("hyper_parameters", "datamodule_hyper_parameters", "hparams", "args", "config")
 """Top-level keys of settings, where a `weight` is that of a class or an example."""
 
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "n_averaged")
+_BUFFERS = (
+    "running_mean", "running_var", "num_batches_tracked", "n_averaged", "position_ids", "token_type_ids",
+    "relative_position_index", "inv_freq",
+)  # fmt: skip
+"""Last parts of the names of buffers, in PyTorch and in the commonest transformers."""
 _TELLING = re.compile(r"(weight|bias)(_\w+)?|running_mean|running_var|num_batches_tracked")
 """Last parts of names that weights have: `weight`, `bias_ih_l0` …"""
 

@@ -44,6 +44,7 @@ class Export:
         format: `safetensors` or `ckpt`.
         size_before, size: bytes of the checkpoint and of the new file.
         tensors: names in the new file.
+        packed: how many of them are values that hold tensors, such as the packed parameters of a quantised layer.
         renamed: old name → new name, where they differ.
         shared: name → the name of the tensor on the same bytes, which alone was written.
         left_out: what is not in the new file: top-level keys, and names of what stands among the weights.
@@ -56,6 +57,7 @@ class Export:
     size_before: int
     size: int = 0
     tensors: list[str] = field(default_factory=list)
+    packed: int = 0
     renamed: dict[str, str] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
@@ -67,8 +69,9 @@ class Export:
         return found
 
     def __str__(self) -> str:
-        count = len(self.tensors)
-        lines = [f"{printable(self.out)}: {many(count, 'tensor')}, {size(self.size_before)} → {size(self.size)}"]
+        count = len(self.tensors) - self.packed
+        what = many(count, "tensor") + (f" and {many(self.packed, 'packed value')}" if self.packed else "")
+        lines = [f"{printable(self.out)}: {what}, {size(self.size_before)} → {size(self.size)}"]
         if self.left_out:
             lines.append(f"  left out: {printable(', '.join(self.left_out), 300)}")
         if self.renamed:
@@ -238,7 +241,7 @@ def _write_ckpt(
     pickler = Pickler()
     found.size = write_checkpoint(file, content, bytes_of, pickler)
     found.replaced = pickler.replaced
-    found.tensors = [*chosen.tensors, *chosen.packed]
+    found.tensors, found.packed = [*chosen.tensors, *chosen.packed], len(chosen.packed)
 
 
 def _compacted(weights: dict[str, Tensor], copies: dict[int, Tensor]) -> dict[Any, Any]:

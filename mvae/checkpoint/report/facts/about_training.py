@@ -49,12 +49,14 @@ def training_examples(run: Run) -> Iterator[Fact]:
     if found is None:
         return
     batches, source, condition = found
+    where = "on each process"
     stored = run.setting("batch_size", "train_batch_size", "per_device_train_batch_size")
     count = many(batches, "batch", "batches")
     if run.batch_size is not None:
         size, source = run.batch_size, {**source, "batch size given": run.batch_size}
     elif stored is not None and type(stored[1]) is int and stored[1] > 0:
         size, source = stored[1], {**source, stored[0]: stored[1]}
+        where += f", if the loader had the batch size in {stored[0]}"
     else:
         least = f"{batches - 1:,}·B + 1" if batches > 1 else "1"
         most = f"{batches:,}·B" if batches > 1 else "B"
@@ -66,7 +68,7 @@ def training_examples(run: Run) -> Iterator[Fact]:
         return
     low, high = (batches - 1) * size + 1, batches * size
     examples = f"{low:,} to {high:,} training examples" if low < high else many(low, "training example")
-    text = f"{count} of {size:,} an epoch{condition}: {examples} (on each process)."
+    text = f"{count} of {size:,} an epoch{condition}: {examples} ({where})."
     yield Fact("training_examples", [low, high], text, source)
 
 
@@ -92,6 +94,9 @@ def learning_rate(run: Run) -> Iterator[Fact]:
             source.update(named)
             how = "halved" if factor == 0.5 else f"multiplied by {factor:g}"
             text = f"{current:g} = {initial:g} × {factor:g}^{times}: the learning rate was {how} {_times(times)}"
+        groups = run.get(*path, "param_groups")
+        if len(groups) > 1:
+            text += f" (of the first of {len(groups):,} parameter groups)"
         name = "learning_rate" if len(run.optimizers) == 1 else f"learning_rate[{number}]"
         value = {"initial": initial, "current": current, "cuts": cuts[0] if cuts else None}
         yield Fact(name, value, text + ".", source)
@@ -201,7 +206,7 @@ def early_stopping(run: Run) -> Iterator[Fact]:
         source = {f"{here}.stopped_epoch": stopped, f"{here}.wait_count": waited, f"{here}.patience": patience}
         if stopped:
             text = f"early stopping ended the run in epoch {stopped:,}."
-        elif waited == 0 and run.epochs_done() is not None:
+        elif waited == 0 and _was_best_now(run, score):
             text = "the monitored score had just improved: this is the best epoch so far, saved as it happened."
         elif waited == 0:
             text = "the monitored score had improved when it was last checked."
@@ -209,6 +214,13 @@ def early_stopping(run: Run) -> Iterator[Fact]:
             text = f"the monitored score had not improved for {many(waited, 'check')}, with a patience of {patience}."
         value = {"stopped": bool(stopped), "stopped_epoch": stopped or None, "waited": waited, "patience": patience}
         yield Fact("early_stopping" if number == 0 else f"early_stopping[{number}]", value, text, source)
+
+
+def _was_best_now(run: Run, score: Any) -> bool:
+    """True if a checkpoint with this score was saved in this epoch: the last check may be epochs ago."""
+    states = [state for _, state in run.callbacks("ModelCheckpoint") if plain(state.get("best_model_score")) == score]
+    found = (re.search(r"epoch=(\d+)", str(state.get("best_model_path"))) for state in states)
+    return run.epochs_done() is not None and any(name and int(name.group(1)) == run.get("epoch") for name in found)
 
 
 def _short(key: str) -> str:

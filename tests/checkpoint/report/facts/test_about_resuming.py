@@ -253,3 +253,35 @@ def test_what_lbfgs_remembers_is_one_entry_of_the_sum() -> None:
     torch.save({"optimizer": optimizer.state_dict()}, buffer)
     assert {"LBFGS old_dirs", "LBFGS old_stps"} <= inspect(buffer.getvalue()).bytes.keys()
     assert not any(name.startswith("LBFGS 0") for name in inspect(buffer.getvalue()).bytes)
+
+
+def test_a_score_that_was_checked_epochs_ago_has_not_just_improved(tmp_path: Path) -> None:
+    class Validated(Net):
+        def validation_step(self, batch: Any, _: int) -> None:
+            self.log("val_loss", self.layer(batch[0]).square().mean())
+
+    saver = L.pytorch.callbacks.ModelCheckpoint(tmp_path, "{epoch}", monitor="val_loss", save_top_k=-1)
+    trainer = L.Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        check_val_every_n_epoch=2, num_sanity_val_steps=0,
+        callbacks=[L.pytorch.callbacks.EarlyStopping("val_loss"), saver],
+    )  # fmt: skip
+    data = DataLoader(TensorDataset(torch.ones(10, 2)), batch_size=2)
+    trainer.fit(Validated(lambda p: torch.optim.SGD(p, 0.01)), data, data)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    assert "just improved" in facts(tmp_path / "epoch=1.ckpt")["early_stopping"].text
+    assert facts(tmp_path / "end.ckpt")["early_stopping"].text.startswith("the monitored score had improved when it")
+
+
+def test_the_number_of_examples_hangs_on_the_batch_size_and_the_rate_on_the_group(tmp_path: Path) -> None:
+    def two_groups(parameters: Any) -> Any:
+        weight, bias = parameters
+        optimizer = torch.optim.SGD([{"params": [weight], "lr": 0.1}, {"params": [bias]}], 0.01)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
+
+    path = tmp_path / "x.ckpt"
+    fit(Net(two_groups)).save_checkpoint(path)
+    torch.save(torch.load(path, weights_only=True) | {"hyper_parameters": {"batch_size": 64}}, path)  # it was 2
+    found = facts(path)
+    assert "if the loader had the batch size in hyper_parameters.batch_size" in found["training_examples"].text
+    assert found["learning_rate"].text.endswith("halved twice (of the first of 2 parameter groups).")
