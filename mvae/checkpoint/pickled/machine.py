@@ -30,7 +30,9 @@ _CHUNK = 4096  # opcodes between two looks at what small values have cost; large
 _MAX_LINE = 1 << 16
 _MAX_FOLLOWED = 10_000  # calls of `getattr` and the like; no program writes more
 _MAX_CHAIN = 8  # calls of what a call returned; the first of them has said all there is to say
-_COPY = dict.fromkeys((list, tuple, dict, set, frozenset, ObjectDict), 100) | dict.fromkeys((str, bytes, bytearray), 1)
+_COPY: dict[Any, int] = dict.fromkeys((list, tuple, dict, set, frozenset, ObjectDict), 100) | dict.fromkeys(
+    (str, bytes, bytearray), 1
+)
 """Bytes that each part of a value takes in a copy of it, roughly."""
 _NOTHING = object()
 

@@ -165,7 +165,8 @@ def is_state_dict(tree: Any) -> bool:
     if _metadata(tree) is not None and _holds_tensors(tree):
         return True
     names = (str(name).rpartition(".")[2] for name, value in tree.items() if isinstance(value, Tensor))
-    return any(map(_TELLING.fullmatch, names)) and not any(is_sure(value) for value in tree.values() if not isinstance(value, Tensor))
+    others = (value for value in tree.values() if not isinstance(value, Tensor))
+    return any(map(_TELLING.fullmatch, names)) and not any(map(is_sure, others))
 
 
 def _may_be_state_dict(tree: dict[Any, Any]) -> bool:
