@@ -13,7 +13,9 @@ from mvae.data import CSRLoader
 
 
 def matrix(rows: int = 10, columns: int = 4, seed: int = 0) -> sp.csr_matrix:
-    return sp.random_array((rows, columns), density=0.5, format="csr", dtype=np.float32, rng=seed).tocsr()
+    rng = np.random.default_rng(seed)
+    shape = (rows, columns)
+    return sp.csr_matrix(rng.random(shape, dtype=np.float32) * (rng.random(shape) < 0.5))
 
 
 @given(rows=st.integers(1, 20), batch_size=st.integers(1, 25), seed=st.integers(0, 100))
