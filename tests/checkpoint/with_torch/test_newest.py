@@ -157,6 +157,25 @@ def test_a_run_that_a_signal_ends_goes_on_to_the_same_end(
     assert [what for what in found if not what.startswith("/callbacks/ExactResume/run/seed")] == []
 
 
+class Dies(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise KeyError
+
+
+def test_nothing_is_warned_of_when_it_is_saved_and_when_it_is_resumed(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in (3, 9):  # a saver of one's own runs before SaveNewest, and at the same step
+            often = ModelCheckpoint(tmp_path, "mine", every_n_train_steps=2, enable_version_counter=False)
+            with pytest.raises(KeyError):
+                train(tmp_path, resume=True, save_every=2, callbacks=[Dies(step), often])
+        train(tmp_path, resume=True, save_every=2)
+
+
 def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path, whole: dict[str, Any]) -> None:
     stop = At("on_before_backward", 6, signal.SIGINT)
     log = tmp_path.parent / "log"
