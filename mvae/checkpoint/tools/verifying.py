@@ -171,11 +171,14 @@ def _check_records(
             if what:
                 found.damage.append(Damage(record.name, what, names.get(id(record), [])))
     found.checked = len(checked)
-    if len(checked) < len(records):
-        found.notes.append(
-            f"{len(records) - len(checked):,} pieces have no checksum: changed bytes in them do not show. "
-            "PyTorch writes none under `skip_data`, which leaves room for weights and does not write them."
+    bare = len(records) - len(checked)
+    if bare:
+        why = (
+            "a folder has its `.metadata` outside of its zip files"
+            if found.format == Format.SHARDED.value
+            else "PyTorch writes none under `skip_data`, which leaves room for weights and does not write them"
         )
+        found.notes.append(f"{many(bare, 'piece')} without a checksum, where changed bytes do not show: {why}.")
 
 
 def _difference(stream: Stream, record: Record) -> str:

@@ -324,6 +324,7 @@ def test_packed_parameters_are_kept_in_a_ckpt_and_refused_for_safetensors(tmp_pa
             assert not (tmp_path / "w.safetensors").exists()
             found = export(tmp_path / "q.pt", tmp_path / "w.ckpt")
             assert (found.left_out, found.replaced) == ([], [])
+            assert "4 tensors and 2 packed values" in str(found)
             back = torch.load(tmp_path / "w.ckpt", weights_only=True)
             again.load_state_dict(back["model"] if number else back)
             x = torch.randn(5, 64)

@@ -222,3 +222,11 @@ def test_wherever_it_is_cut_it_does_not_pass(raw: bytes, length: int) -> None:
 def test_a_folder_is_told_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="Give a checkpoint file"):
         verify(tmp_path)
+
+
+def test_a_folder_says_which_of_it_has_no_checksum(tmp_path: Path) -> None:
+    dcp.save({"w": torch.ones(3)}, checkpoint_id=str(tmp_path / "folder"), no_dist=True)
+    note = " ".join(verify(tmp_path / "folder").notes)
+    assert "1 piece without a checksum" in note
+    assert "`.metadata`" in note
+    assert "skip_data" not in note
