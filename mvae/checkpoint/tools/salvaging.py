@@ -177,7 +177,7 @@ def _sort(found: Salvage, remains: Remains) -> None:
     there, kept = Counter[str](), Counter[str]()
     unchecked = set(remains.unchecked)
     for entry in entries:
-        heading, place = headings.of(entry.path), dotted(headings.place(entry.path))
+        heading, place = headings.of(entry.path), dotted(headings.place(entry.path)) or "the file"
         there[heading] += 1
         found.places[place] = found.places.get(place, 0) + 1
         half = any(entry.path[: len(path)] == path for path in halves)

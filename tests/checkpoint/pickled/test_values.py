@@ -223,7 +223,7 @@ def test_a_file_saved_without_its_weights_is_not_damaged(tmp_path: Path) -> None
     found = verify(tmp_path / "x.pt")
     assert found.ok
     assert found.checksums
-    assert "1 pieces have no checksum" in found.notes[0]
+    assert "1 piece without a checksum" in found.notes[0]
 
 
 def test_a_weight_that_is_damaged_is_still_seen_beside_one_without_a_checksum(tmp_path: Path) -> None:

@@ -426,3 +426,16 @@ def test_a_zip_in_a_folder_of_another_zip_is_not_taken_for_it() -> None:
         outer.writestr("run/b.pt", saved({"w": torch.ones(900)}))
     with pytest.raises(NothingToSaveError, match=r"begins with 'run/notes\.txt'"):
         salvage(nested.getvalue()[:-300], io.BytesIO())
+
+
+def test_an_optimizers_state_alone_says_what_of_it_is_lost() -> None:
+    layer = torch.nn.Linear(20, 20)
+    optimizer = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(20)).sum().backward()
+    optimizer.step()
+    buffer = io.BytesIO()
+    torch.save(optimizer.state_dict(), buffer)
+    whole = buffer.getvalue()
+    found = str(salvage(whole[: len(whole) // 2], io.BytesIO()))
+    assert "Adam step: " in found
+    assert "  the file: " in found
