@@ -74,8 +74,8 @@ class Salvage:
 
     @property
     def complete(self) -> bool:
-        """True if no tensor was lost."""
-        return not self.lost
+        """True if nothing was lost: no tensor, and no value that has no plain form."""
+        return not self.lost and not any(replaced.lost for replaced in self.replaced)
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes but `places`, and `complete`, as JSON takes them."""
