@@ -19,7 +19,7 @@ from mvae.checkpoint.formats.safetensors import write_safetensors
 from mvae.checkpoint.formats.stream import Progress, Stream, blocks
 from mvae.checkpoint.formats.zip_writer import Output, output, refuse_to_overwrite, write_checkpoint
 from mvae.checkpoint.inspection import CheckpointFile, inspect
-from mvae.checkpoint.pickled.plain import Replaced, to_json
+from mvae.checkpoint.pickled.plain import Plain, Replaced, to_json
 from mvae.checkpoint.pickled.values import Global, Object, ObjectDict, Storage, Tensor, contiguous
 from mvae.checkpoint.pickled.walk import walk
 from mvae.checkpoint.pickled.writer import Pickler, Stored
@@ -299,6 +299,7 @@ def _write_safetensors(
     for key, value in kept.items():
         try:
             metadata[str(key)] = to_json(value)
+            found.replaced += Plain().go_through({key: value})  # to be said: JSON has no word for a class either
             found.left_out += [dotted((key, *path)) for path, part in walk(value) if isinstance(part, Tensor)]
         except CheckpointError:
             found.left_out.append(str(key))

@@ -354,3 +354,11 @@ def test_tensors_among_the_settings_are_named_where_they_become_text(tmp_path: P
     torch.save({"state_dict": {"w": torch.ones(2)}, "hyper_parameters": {"prior": torch.ones(3)}}, tmp_path / "x.ckpt")
     assert export(tmp_path / "x.ckpt", tmp_path / "w.safetensors").left_out == ["hyper_parameters.prior"]
     assert export(tmp_path / "x.ckpt", tmp_path / "w.ckpt").left_out == []
+
+
+@pytest.mark.parametrize("ending", [".ckpt", ".safetensors"])
+def test_a_foreign_setting_is_named_whatever_it_is_written_to(tmp_path: Path, ending: str) -> None:
+    torch.save({"state_dict": {"w": torch.ones(3)}, "hyper_parameters": {"folder": Path("films")}}, tmp_path / "x.ckpt")
+    found = export(tmp_path / "x.ckpt", tmp_path / f"out{ending}")
+    assert [replaced.path for replaced in found.replaced] == [("hyper_parameters", "folder")]
+    assert "hyper_parameters.folder was pathlib" in str(found)
