@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mvae import Interactions, InteractionsDataModule, MultiVAE
+from mvae.callbacks import History
+from mvae.checkpoint import ExactResume
+from mvae.data.generated import synthetic
 from mvae.model import kl_divergence, multinomial_nll
 
 SHAPES = {
@@ -146,7 +151,7 @@ def test_adam_and_a_scheduler_that_halves_on_val_loss() -> None:
     chosen = MultiVAE(9, [8, 4], lr=0.02, weight_decay=0.003).configure_optimizers()
     optimizer, scheduler = chosen["optimizer"], chosen["lr_scheduler"]["scheduler"]
     group = optimizer.param_groups[0]
-    assert type(optimizer) is torch.optim.Adam
+    assert isinstance(optimizer, torch.optim.Adam)
     assert (group["lr"], group["weight_decay"], group["betas"], group["eps"]) == (0.02, 0.003, (0.9, 0.999), 1e-8)
     assert len(group["params"]) == 12
     assert type(scheduler) is torch.optim.lr_scheduler.ReduceLROnPlateau
@@ -320,3 +325,60 @@ def test_validation_scores_the_hidden_items_given_the_shown_ones(
     assert {k: v.item() for k, v in logged.items()} == pytest.approx(
         {f"{stage}_{name}": value for name, value in evaluate(model, loader).items()}
     )
+
+
+# ---- dense and sparse batches ----------------------------------------------------------------------------------
+
+
+def trained(
+    tmp_path: Path, layout: torch.layout, steps: int, ckpt_path: Path | None = None
+) -> tuple[list[float], Path]:
+    """The losses of a run on batches of this layout, and its checkpoint."""
+    data = InteractionsDataModule(synthetic(200, 300, interactions_per_user=12), batch_size=32)
+    data.layout = layout
+    torch.manual_seed(3)
+    model = MultiVAE(300, [16, 8], kl_anneal_steps=20)
+    history = History()
+    trainer = L.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        callbacks=[history, ExactResume()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    trainer.save_checkpoint(tmp_path / f"{layout}-{steps}.ckpt")
+    return list(history.table["train_loss"]), tmp_path / f"{layout}-{steps}.ckpt"
+
+
+DENSE, SPARSE = torch.strided, torch.sparse_csr
+
+
+def test_dense_and_sparse_batches_train_alike_for_fifty_steps(tmp_path: Path) -> None:
+    dense, _ = trained(tmp_path, DENSE, 50)
+    sparse, _ = trained(tmp_path, SPARSE, 50)
+    assert len(dense) == 50
+    assert sparse == pytest.approx(dense, rel=1e-5)
+
+
+@pytest.mark.parametrize(("before", "after"), [(DENSE, SPARSE), (SPARSE, DENSE)], ids=["dense first", "sparse first"])
+def test_a_run_resumes_with_the_other_kind_of_batches(
+    tmp_path: Path, before: torch.layout, after: torch.layout
+) -> None:
+    straight, _ = trained(tmp_path, DENSE, 25)
+    _, saved = trained(tmp_path, before, 10)
+    resumed, _ = trained(tmp_path, after, 25, saved)
+    assert resumed == pytest.approx(straight[10:], rel=1e-5)
+
+
+def test_a_checkpoint_does_not_show_which_batches_it_was_trained_on(tmp_path: Path) -> None:
+    shapes = []
+    for layout in (DENSE, SPARSE):
+        checkpoint = torch.load(trained(tmp_path, layout, 3)[1], weights_only=True)
+        state = checkpoint["optimizer_states"][0]["state"]
+        moments = {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
+        tensors = checkpoint["state_dict"] | moments
+        shapes.append({name: (tensor.shape, tensor.stride(), tensor.dtype) for name, tensor in tensors.items()})
+    assert shapes[0] == shapes[1]

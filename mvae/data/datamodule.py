@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from mvae.data.interactions import Interactions
 from mvae.data.loader import CSRLoader
 from mvae.data.vocabulary import VocabularyDataModule
 from mvae.errors import DataError
+
+#: With so many items or more, training batches are sparse. With fewer, the zeros cost less than leaving them out.
+SPARSE_FROM = 3_000
 
 
 class InteractionsDataModule(VocabularyDataModule):
@@ -50,6 +54,7 @@ class InteractionsDataModule(VocabularyDataModule):
             raise DataError(f"seed is {seed}; expected 0 or more.")
         self.batch_size = batch_size
         self.seed = seed
+        self.layout = torch.sparse_csr if interactions.num_items >= SPARSE_FROM else torch.strided
         n = interactions.num_users
         num_val = min(100, n // 5) if num_val_users is None else num_val_users
         num_test = min(200, n // 4) if num_test_users is None else num_test_users
@@ -67,13 +72,17 @@ class InteractionsDataModule(VocabularyDataModule):
         self.test_fold_in, self.test_held_out = split_items(matrix[test_rows], fold_in, rng)
 
     def train_dataloader(self) -> CSRLoader:
-        return CSRLoader(self.train, batch_size=self.batch_size, shuffle=True, seed=self.seed)
+        return CSRLoader(self.train, batch_size=self.batch_size, shuffle=True, seed=self.seed, layout=self.layout)
 
     def val_dataloader(self) -> CSRLoader:
-        return CSRLoader(self.val_fold_in, self.val_held_out, batch_size=1024)
+        return self._held_out(self.val_fold_in, self.val_held_out)
 
     def test_dataloader(self) -> CSRLoader:
-        return CSRLoader(self.test_fold_in, self.test_held_out, batch_size=1024)
+        return self._held_out(self.test_fold_in, self.test_held_out)
+
+    def _held_out(self, fold_in: sp.csr_matrix, held_out: sp.csr_matrix) -> CSRLoader:
+        """Dense batches, as metrics need them, of so many users that each of their matrices stays below 16 MB."""
+        return CSRLoader(fold_in, held_out, batch_size=max(1, min(1024, 4_000_000 // self.num_items)))
 
 
 def split_items(matrix: sp.csr_matrix, fold_in: float, rng: np.random.Generator) -> tuple[sp.csr_matrix, sp.csr_matrix]:

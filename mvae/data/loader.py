@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import scipy.sparse as sp
 import torch
 
 from mvae.errors import DataError
+from mvae.layers.sparse import csr
 
 
 class CSRLoader:
@@ -27,12 +29,20 @@ class CSRLoader:
             tensors.
         batch_size: rows per batch; the last batch may be smaller.
         shuffle: a new order every epoch, drawn from `(seed, epoch)`.
+        layout: `torch.sparse_csr` gives a CSR matrix's rows as a sparse CSR tensor [batch, columns], with an entry for
+            each non-zero in the order of the columns.
     """
 
     def __init__(
-        self, *matrices: sp.csr_matrix | np.ndarray, batch_size: int, shuffle: bool = False, seed: int = 0
+        self,
+        *matrices: sp.csr_matrix | np.ndarray,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        layout: torch.layout = torch.strided,
     ) -> None:
         self.matrices = matrices
+        self.layout = layout
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
@@ -55,7 +65,7 @@ class CSRLoader:
         self.epoch += 1
         for number in range(start, len(self)):
             chosen = rows[number * self.batch_size : (number + 1) * self.batch_size]
-            batch = tuple(torch.from_numpy(_dense(matrix[chosen])) for matrix in self.matrices)
+            batch = tuple(_tensor(matrix[chosen], self.layout) for matrix in self.matrices)
             self.batch = number + 1
             yield batch if len(batch) > 1 else batch[0]
 
@@ -87,5 +97,13 @@ class CSRLoader:
         return {"rows": self.matrices[0].shape[0], "batch_size": self.batch_size, "seed": self.seed}
 
 
-def _dense(rows: sp.csr_matrix | np.ndarray) -> np.ndarray:
-    return rows if isinstance(rows, np.ndarray) else rows.toarray()
+def _tensor(rows: sp.csr_matrix | np.ndarray, layout: torch.layout) -> torch.Tensor:
+    if isinstance(rows, np.ndarray):
+        return torch.from_numpy(rows)
+    if layout == torch.strided:
+        return torch.from_numpy(rows.toarray())
+    rows.sort_indices()
+    indptr, indices = (torch.from_numpy(part.astype(np.int64)) for part in (rows.indptr, rows.indices))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Sparse CSR tensor support is in beta")
+        return csr(indptr, indices, torch.from_numpy(rows.data), rows.shape)
