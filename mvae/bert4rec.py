@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from mvae.layers.processes import no_loss, users_in, weight_of_share
 from mvae.metrics import NEXT_ITEM, mask_seen, measure
 
 
@@ -129,16 +130,21 @@ class BERT4Rec(L.LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         batch = batch[:, (batch != self.padding).any(dim=0)]  # columns of nothing but padding cost time
         masked = self.choose_masked(batch)
-        hidden = self.encode(batch.masked_fill(masked, self.mask_token))
-        loss = F.cross_entropy(self.logits(hidden[masked]), batch[masked])
-        self.log("train_loss", loss, batch_size=len(batch))
+        weight = weight_of_share(int(masked.sum()), self.device)  # 1, unless other processes take this step too
+        loss = weight * (self._cloze_loss(batch, masked) if len(batch) else no_loss(self.parameters()))
+        self.log("train_loss", loss, batch_size=len(batch), sync_dist=True)
         return loss
 
+    def _cloze_loss(self, batch: Tensor, masked: Tensor) -> Tensor:
+        """Cross-entropy of the masked items, the mean over them (equation 8)."""
+        hidden = self.encode(batch.masked_fill(masked, self.mask_token))
+        return F.cross_entropy(self.logits(hidden[masked]), batch[masked])
+
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        self.log_dict(self._evaluate(batch, "val"), batch_size=len(batch[0]))
+        self.log_dict(self._evaluate(batch, "val"), batch_size=users_in(batch), sync_dist=True)
 
     def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        self.log_dict(self._evaluate(batch, "test"), batch_size=len(batch[0]))
+        self.log_dict(self._evaluate(batch, "test"), batch_size=users_in(batch), sync_dist=True)
 
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], stage: str) -> dict[str, Tensor]:
         """Loss of the next item, and the ranking metrics (section 4.2, but over all items not seen)."""

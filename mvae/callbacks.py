@@ -1,4 +1,4 @@
-"""Two Lightning callbacks: what happened in a run, as a table, and how far it is, on the screen."""
+"""Lightning callbacks: what happened in a run, as a table; how far it is, on the screen; a seed for each process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 import pandas as pd
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -100,6 +101,17 @@ def _rows(path: Path, steps: int) -> list[dict[str, float]]:
 
 def _number(text: str) -> float:
     return int(text) if text.isdecimal() else float(text or "nan")
+
+
+class OwnRandomNumbers(Callback):
+    """Of several processes, each draws its own dropout and its own z. One seed for all would give all the same ones."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def setup(self, trainer: L.Trainer, model: L.LightningModule, stage: str) -> None:
+        if trainer.global_rank > 0:  # the first one draws what a process alone would draw
+            torch.manual_seed(self.seed + trainer.global_rank)
 
 
 class Progress(Callback):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mvae.layers import sparse
 from mvae.layers.adam import Adam
+from mvae.layers.processes import no_loss, users_in, weight_of_share
 from mvae.metrics import TOP_N, mask_seen, measure
 
 
@@ -134,22 +135,26 @@ class MultiVAE(L.LightningModule):
         weights.update({name: weight.contiguous() for name, weight in weights.items()})
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        mu, logvar = self.encode(batch)
-        z = self.sample(mu, logvar)
-        if batch.layout == torch.sparse_csr:
-            nll = sparse.multinomial_nll_of(self.decoder[:-1](z), cast(nn.Linear, self.decoder[-1]), batch)
-        else:
-            nll = multinomial_nll(self.decoder(z), batch)
-        kl = kl_divergence(mu, logvar)
-        loss = nll + self.beta * kl
-        self.log_dict({"train_loss": loss, "train_nll": nll, "train_kl": kl}, batch_size=len(batch))
+        weight = weight_of_share(len(batch), self.device)  # 1, unless other processes take this step too
+        nll, kl = self._loss_terms(batch) if len(batch) else (no_loss(self.parameters()),) * 2
+        loss = weight * (nll + self.beta * kl)
+        logged = {"train_loss": loss, "train_nll": weight * nll, "train_kl": weight * kl}
+        self.log_dict(logged, batch_size=len(batch), sync_dist=True)
         return loss
 
+    def _loss_terms(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """The two terms of the loss (equation 7), each the mean over users: reconstruction and KL."""
+        mu, logvar = self.encode(batch)
+        z, kl = self.sample(mu, logvar), kl_divergence(mu, logvar)
+        if batch.layout == torch.sparse_csr:
+            return sparse.multinomial_nll_of(self.decoder[:-1](z), cast(nn.Linear, self.decoder[-1]), batch), kl
+        return multinomial_nll(self.decoder(z), batch), kl
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.log_dict(self._evaluate(batch, "val"), batch_size=len(batch[0]))
+        self.log_dict(self._evaluate(batch, "val"), batch_size=users_in(batch), sync_dist=True)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.log_dict(self._evaluate(batch, "test"), batch_size=len(batch[0]))
+        self.log_dict(self._evaluate(batch, "test"), batch_size=users_in(batch), sync_dist=True)
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> dict[str, Tensor]:
         """Loss of the held-out items given the ones shown, and the ranking metrics."""

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
-from mvae.callbacks import History, Progress
+from mvae.callbacks import History, OwnRandomNumbers, Progress
 from mvae.checkpoint.tools.newest import damage_in, find_newest, resumable
 from mvae.checkpoint.with_torch.newest import Interval, SaveNewest
 from mvae.checkpoint.with_torch.resume import ExactResume
@@ -112,7 +112,12 @@ def fit(
     resume = ckpt_path or resume
     history = History(out / "history.csv")
     saver = _saver(out, kind.model.file_name, save_last)
-    others = [history, EarlyStopping(monitor="val_loss", mode="min", patience=patience), *callbacks]
+    others = [
+        history,
+        OwnRandomNumbers(seed),
+        EarlyStopping(monitor="val_loss", mode="min", patience=patience),
+        *callbacks,
+    ]
     others += [Progress()] if progress else []
     newest = SaveNewest(
         out, save_every or ("1 min" if resume else None), resume_line=f"fit(…, out={str(out)!r}, resume=True)"

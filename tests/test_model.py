@@ -205,7 +205,7 @@ def test_the_training_loss_is_likelihood_plus_beta_times_divergence(
 ) -> None:
     model = at_step(tiny_model(dropout=0.0, kl_max_weight=3.0), 5)  # half of kl_anneal_steps: β is 1.5
     logged: dict[str, Tensor] = {}
-    monkeypatch.setattr(model, "log_dict", lambda values, batch_size: logged.update(values))
+    monkeypatch.setattr(model, "log_dict", lambda values, batch_size, sync_dist: logged.update(values))
     x = some_users()
     torch.manual_seed(7)
     loss = model.training_step(x, 0)
@@ -316,7 +316,9 @@ def test_validation_scores_the_hidden_items_given_the_shown_ones(
     datamodule = InteractionsDataModule(interactions)
     model = tiny_model().eval()
     logged: dict[str, Tensor] = {}
-    monkeypatch.setattr(model, "log_dict", lambda values, batch_size: logged.update(values, batch_size=batch_size))
+    monkeypatch.setattr(
+        model, "log_dict", lambda values, batch_size, sync_dist: logged.update(values, batch_size=batch_size)
+    )
     loader = getattr(datamodule, f"{stage}_dataloader")()
     ((fold_in, held_out),) = list(loader)
     (model.validation_step if stage == "val" else model.test_step)((fold_in, held_out), 0)

@@ -76,7 +76,7 @@ def train_command(parser: Parser) -> int:
     add("--keep", metavar="N", type=whole(1), default=1, help="So many of the newest states stay." + shown)
     resume = "Go on from the newest whole checkpoint in a folder (by default --out), or from a file."
     add("--resume", metavar="FILE|FOLDER", nargs="?", const=True, help=resume)
-    processes = "Processes or GPUs that train together (DDP). Each of them sees all users."
+    processes = "Processes or GPUs that train together (DDP) and share the users of each batch."
     add("--devices", metavar="N", type=whole(1), default=1, help=processes + shown)
     preset = "Other defaults. document: the size, the hyperparameters and the patience of the course's large run."
     add("--preset", choices=list(PRESETS), help=preset)

@@ -25,7 +25,7 @@ class InteractionsDataModule(VocabularyDataModule):
 
     Args:
         interactions: the data.
-        batch_size: users per training batch.
+        batch_size: users per training batch, of all processes together.
         num_val_users, num_test_users: users held out. Default: 100 and 200, or a fifth and a quarter of the users
             where there are too few for that.
         fold_in: share of a held-out user's items that the model is shown.
@@ -72,7 +72,14 @@ class InteractionsDataModule(VocabularyDataModule):
         self.test_fold_in, self.test_held_out = split_items(matrix[test_rows], fold_in, rng)
 
     def train_dataloader(self) -> CSRLoader:
-        return CSRLoader(self.train, batch_size=self.batch_size, shuffle=True, seed=self.seed, layout=self.layout)
+        return CSRLoader(
+            self.train,
+            batch_size=self.batch_size,
+            shuffle=True,
+            seed=self.seed,
+            layout=self.layout,
+            share=self.share,
+        )
 
     def val_dataloader(self) -> CSRLoader:
         return self._held_out(self.val_fold_in, self.val_held_out)
@@ -82,7 +89,8 @@ class InteractionsDataModule(VocabularyDataModule):
 
     def _held_out(self, fold_in: sp.csr_matrix, held_out: sp.csr_matrix) -> CSRLoader:
         """Dense batches, as metrics need them, of so many users that each of their matrices stays below 16 MB."""
-        return CSRLoader(fold_in, held_out, batch_size=max(1, min(1024, 4_000_000 // self.num_items)))
+        users = max(1, min(1024, 4_000_000 // self.num_items))
+        return CSRLoader(fold_in, held_out, batch_size=users, share=self.share)
 
 
 def split_items(matrix: sp.csr_matrix, fold_in: float, rng: np.random.Generator) -> tuple[sp.csr_matrix, sp.csr_matrix]:

@@ -24,14 +24,25 @@ class CSRLoader:
     With `state_dict` and `load_state_dict` it can also go on in the middle of an epoch: Lightning saves the one
     in the checkpoint, under `loops`, and calls the other when training resumes.
 
+    Several processes share each batch: process r of P takes the rows r, r + P, … of it, so that together they take the
+    batches that one process would take, in the same order. Without `shuffle`, as for validation, they share the rows
+    of the matrices instead, and no process is left without any.
+
     Args:
         matrices: CSR matrices or arrays with the same number of rows. One gives tensors, several give tuples of
             tensors.
-        batch_size: rows per batch; the last batch may be smaller.
+        batch_size: rows per batch, of all processes together; the last batch may be smaller.
         shuffle: a new order every epoch, drawn from `(seed, epoch)`.
         layout: `torch.sparse_csr` gives a CSR matrix's rows as a sparse CSR tensor [batch, columns], with an entry for
             each non-zero in the order of the columns.
+        share: (r, P), the number of this process, from 0, and how many there are.
+
+    Raises:
+        DataError: fewer rows than processes.
     """
+
+    #: Where it stands does not depend on how many processes there are: another number of them can go on from there.
+    for_any_number_of_processes = True
 
     def __init__(
         self,
@@ -40,7 +51,17 @@ class CSRLoader:
         shuffle: bool = False,
         seed: int = 0,
         layout: torch.layout = torch.strided,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
+        number, processes = share
+        if matrices[0].shape[0] < processes:
+            raise DataError(
+                f"{matrices[0].shape[0]} rows cannot be shared by {processes} processes. Use fewer of them."
+            )
+        if not shuffle:
+            matrices = tuple(matrix[number::processes] for matrix in matrices) if processes > 1 else matrices
+            number, processes = 0, 1
+        self.number, self.processes = number, processes
         self.matrices = matrices
         self.layout = layout
         self.batch_size = batch_size
@@ -64,7 +85,8 @@ class CSRLoader:
             np.random.default_rng((self.seed, self.epoch)).shuffle(rows)
         self.epoch += 1
         for number in range(start, len(self)):
-            chosen = rows[number * self.batch_size : (number + 1) * self.batch_size]
+            together = rows[number * self.batch_size : (number + 1) * self.batch_size]
+            chosen = together[self.number :: self.processes]
             batch = tuple(_tensor(matrix[chosen], self.layout) for matrix in self.matrices)
             self.batch = number + 1
             yield batch if len(batch) > 1 else batch[0]

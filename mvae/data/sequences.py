@@ -24,7 +24,7 @@ class SequencesDataModule(VocabularyDataModule):
     Args:
         interactions: who liked what; the item vocabulary is theirs.
         ratings: the table they were made from, with a column `timestamp` (a number, or a date).
-        batch_size: sequences per training batch.
+        batch_size: sequences per training batch, of all processes together.
         max_len: the longest sequence, BERT4Rec's `max_len`.
         seed: decides the order of ties and of the training batches.
 
@@ -76,10 +76,14 @@ class SequencesDataModule(VocabularyDataModule):
         """Batches of (sequences, the same as ones in [users, items], the next item as a one in [users, items])."""
         shown = [items[: -1 - newer] for items in self.sequences]
         following = [items[[-1 - newer]] for items in self.sequences]
-        return CSRLoader(self._padded(shown), self._matrix(shown), self._matrix(following), batch_size=1024)
+        return CSRLoader(
+            self._padded(shown), self._matrix(shown), self._matrix(following), batch_size=1024, share=self.share
+        )
 
     def train_dataloader(self) -> CSRLoader:
-        return CSRLoader(self.train_sequences, batch_size=self.batch_size, shuffle=True, seed=self.seed)
+        return CSRLoader(
+            self.train_sequences, batch_size=self.batch_size, shuffle=True, seed=self.seed, share=self.share
+        )
 
     def val_dataloader(self) -> CSRLoader:
         return self._leave_one_out(newer=1)

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerStatus
 
 from mvae.data.interactions import Interactions
 from mvae.errors import DataError
@@ -33,6 +34,18 @@ class VocabularyDataModule(L.LightningDataModule):
     def item_ids(self) -> list[Hashable]:
         """The item vocabulary: column → item id."""
         return list(self.interactions.item_ids)
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which process this is, and of how many, while a Trainer runs: Lightning's numbers. Else (0, 1).
+
+        After a run there is no sharing: whoever evaluates a model then wants all users.
+        """
+        trainer = self.trainer
+        if trainer is None or trainer.state.status != TrainerStatus.RUNNING:
+            return 0, 1
+        of_lightning = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+        return of_lightning["rank"], of_lightning["num_replicas"]
 
     def state_dict(self) -> dict[str, Any]:
         """What Lightning puts into the checkpoint: the vocabulary, as plain ints or strings, and the set's name."""

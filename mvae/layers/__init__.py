@@ -1,5 +1,6 @@
-"""The first and the last layer of a Mult-VAE, for a catalogue so large that most of a batch is zeros.
+"""What the models share below the level of a model.
 
-The same arithmetic as in `mvae.model`, in another order: `sparse` computes on the items that were liked only, `adam`
-updates a weight that is stored item by item. Nothing here knows Lightning, or where batches come from.
+`sparse` and `adam` are for a catalogue so large that most of a batch is zeros: the same arithmetic as in `mvae.model`,
+in another order. `processes` is for several processes that train one model. Nothing here knows Lightning, or where
+batches come from.
 """

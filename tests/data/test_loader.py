@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mvae.data import CSRLoader
@@ -84,3 +86,52 @@ def test_the_order_does_not_hang_on_the_global_generators(workers_seed: int) -> 
     np.random.seed(workers_seed)
     torch.manual_seed(workers_seed)
     assert order(numbered(seed=9))[:5] == order(numbered(seed=9))[:5]
+
+
+# ---- several processes -----------------------------------------------------------------------------------------
+
+
+@given(
+    rows=st.integers(1, 40),
+    batch_size=st.integers(1, 15),
+    processes=st.integers(1, 4),
+    seed=st.integers(0, 100),
+    layout=st.sampled_from([torch.strided, torch.sparse_csr]),
+)
+def test_processes_share_the_batches_that_one_would_take(
+    rows: int, batch_size: int, processes: int, seed: int, layout: torch.layout
+) -> None:
+    assume(rows >= processes)
+    source = sp.eye_array(rows, format="csr", dtype=np.float32)
+    options = {"batch_size": batch_size, "shuffle": True, "seed": seed}
+    alone = CSRLoader(source, **options)
+    shares = [CSRLoader(source, **options, layout=layout, share=(number, processes)) for number in range(processes)]
+    for _ in range(2):  # epochs
+        for together, *parts in zip(alone, *shares, strict=True):
+            dense = [part.to_dense() for part in parts]
+            assert sorted(torch.cat(dense).tolist()) == sorted(together.tolist())
+            assert max(map(len, dense)) - min(map(len, dense)) <= 1
+
+
+@given(rows=st.integers(1, 40), batch_size=st.integers(1, 15), processes=st.integers(1, 4))
+def test_without_shuffling_processes_share_the_rows_and_none_is_left_without(
+    rows: int, batch_size: int, processes: int
+) -> None:
+    assume(rows >= processes)
+    source = sp.eye_array(rows, format="csr", dtype=np.float32)
+    shares = [CSRLoader(source, batch_size=batch_size, share=(number, processes)) for number in range(processes)]
+    seen = [torch.cat(list(share)).argmax(dim=1).tolist() for share in shares]
+    assert all(seen)
+    assert sorted(sum(seen, [])) == list(range(rows))
+
+
+def test_a_sparse_batch_has_the_same_entries_as_a_dense_one_in_the_order_of_the_columns() -> None:
+    source = matrix(10, 8)
+    options = {"batch_size": 4, "shuffle": True, "seed": 3}
+    for sparse, dense in zip(
+        CSRLoader(source, **options, layout=torch.sparse_csr), CSRLoader(source, **options), strict=True
+    ):
+        assert torch.equal(sparse.to_dense(), dense)
+        starts = sparse.crow_indices().tolist()
+        rows = [sparse.col_indices()[a:b].tolist() for a, b in pairwise(starts)]
+        assert rows == [sorted(row) for row in rows]

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from mvae.checkpoint.with_torch import lightning_internals as internals
 from mvae.checkpoint.with_torch import moments
-from mvae.checkpoint.with_torch.generators import Snapshot, plain, set_generator_states, take
+from mvae.checkpoint.with_torch.generators import Snapshot, plain, seed_all, set_generator_states, take
 from mvae.checkpoint.with_torch.held_state import HeldState
 from mvae.checkpoint.with_torch.lightning_internals import Loops
 from mvae.checkpoint.with_torch.loader_position import (
@@ -80,8 +80,8 @@ class ExactResume(Callback):
     - torchdata's loader with several processes, and `val_check_interval` as a time.
 
     Named before the first step, as an error within an epoch: other loaders, rows, batch size, workers or number of
-    processes than in the file; as a warning: another seed. Nobody can find state that is kept elsewhere, such as in a
-    module's plain attributes.
+    processes than in the file (the last as a warning, where the loader has `for_any_number_of_processes`); as a
+    warning: another seed. Nobody can find state that is kept elsewhere, such as in a module's plain attributes.
 
     A run that EarlyStopping had ended stays ended with the same settings, and goes on with the patience that you pass
     if that is another.
@@ -274,6 +274,8 @@ class ExactResume(Callback):
 
     def _go_on(self, trainer: L.Trainer, model: L.LightningModule, loops: Loops, saved: dict[str, Any]) -> None:
         own = _own(trainer, saved["processes"])
+        if len(saved["processes"]) != trainer.world_size:
+            own = own | {"results": {}}  # the running means of an epoch are of other processes' shares
         within = self._moment not in (START, EPOCH_START, EPOCH_END, EPOCH_ENDED)
         self._compare(trainer, saved, loops, own, within)
         for reason in saved["inexact"]:
@@ -292,6 +294,8 @@ class ExactResume(Callback):
         else:
             trainer.should_stop = trainer.should_stop or self._stays_stopped
         missing = set_generator_states(_own(trainer, saved["generators"]), trainer.strategy.root_device)
+        if trainer.global_rank >= len(saved["generators"]):
+            seed_all(trainer.global_rank + int(torch.randint(2**62, ())))  # a new process: not the numbers of another
         if missing:
             rank_zero_warn(f"The checkpoint holds no state of the generators {missing}: the run will not be exact.")
 
@@ -389,7 +393,7 @@ class ExactResume(Callback):
                     "checkpoint. The random generators go on as they stood, but what a seed decides beforehand (a "
                     "split, the order of a DistributedSampler) may be another."
                 )
-            elif within and name in ("loaders", "processes"):
+            elif within and name in ("loaders", "processes") and not (name == "processes" and _any_number(loops)):
                 self._refuse(said)
             else:
                 rank_zero_warn(f"The run will not be exact: {said}.")
@@ -472,6 +476,11 @@ def _values(metrics: Any) -> dict[str, Any]:
         name: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
         for name, value in metrics.items()
     }
+
+
+def _any_number(loops: Loops) -> bool:
+    """Whether the loaders say that their place is the same for any number of processes, as `mvae.data.loader` does."""
+    return all(getattr(loader, "for_any_number_of_processes", False) for loader in loops.train_loaders)
 
 
 def _from_every_process(trainer: L.Trainer, mine: dict[str, Any]) -> list[dict[str, Any]]:
