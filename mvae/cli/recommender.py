@@ -34,8 +34,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # no end but that of early stopping.
     "document": {"max_epochs": 10_000, "patience": 20, "batch_size": 128, "val_users": 1_000, "test_users": 1_000},
 }
-#: What `--data synthetic` is with a preset.
-PRESET_DATA = {"document": "synthetic:33360x6807x164"}
+#: What `--data synthetic` is with a preset: users, items, the mean of a user's items, and the dimensions of taste.
+PRESET_DATA = {"document": "synthetic:33360x6807x164x64"}
 
 #: What messages call an argument of Python → what it is on the command line.
 OPTIONS = {
@@ -56,7 +56,7 @@ def train_command(parser: Parser) -> int:
     under way is finished and its state saved. Exit codes: 0 done, 2 bad input, 130 ended by Ctrl-C, 143 by SIGTERM.
     """
     add, shown = parser.add_argument, " [default: %(default)s]"
-    data = "ml-100k, ml-1m … ml-32m, a CSV or TSV file of ratings, or synthetic[:USERSxITEMS[xMEAN]]."
+    data = "ml-100k, ml-1m … ml-32m, a CSV or TSV file of ratings, or synthetic[:USERSxITEMS[xMEAN[xFACTORS]]]."
     add("--data", default="ml-100k", help=data + shown)
     add("--out", type=Path, default=Path("checkpoints"), help="Folder for the checkpoints and history.csv." + shown)
     seed = "Decides the split, the weights at the start and the dropout."
@@ -312,11 +312,12 @@ def _near(text: str, titles: dict[Hashable, str]) -> str:
 def _interactions(options: Namespace, console: Console) -> Interactions:
     from mvae.data import Interactions, synthetic
 
-    made_up = re.fullmatch(r"synthetic(?::(\d+)x(\d+)(?:x(\d+))?)?", options.data)
+    made_up = re.fullmatch(r"synthetic(?::(\d+)x(\d+)(?:x(\d+)(?:x(\d+))?)?)?", options.data)
     if made_up is not None:
         num_users, num_items = int(made_up[1] or 1_000), int(made_up[2] or 500)
         few = float(made_up[3] or max(5.0, min(40.0, num_items / 5)))
-        return replace(synthetic(num_users, num_items, interactions_per_user=few), source=options.data)
+        made = synthetic(num_users, num_items, interactions_per_user=few, num_factors=int(made_up[4] or 0))
+        return replace(made, source=options.data)
     ratings = _ratings(options.data)
     interactions = Interactions.from_ratings(ratings, options.min_rating, options.min_per_user)
     if "rating" not in ratings:

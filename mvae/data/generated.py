@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -15,12 +17,15 @@ def synthetic(
     *,
     interactions_per_user: float = 40.0,
     num_tastes: int = 12,
+    num_factors: int = 0,
     seed: int = 0,
 ) -> Interactions:
     """Draw users who like items, deterministically: the same arguments give the same matrix.
 
     Items have a long-tailed popularity (Zipf) and belong to `num_tastes` overlapping groups; every user mixes a
-    few groups. So popularity is a fair baseline, and a model that finds the groups beats it.
+    few groups. So popularity is a fair baseline, and a model that finds the groups beats it. Groups are learned within
+    a few epochs. With `num_factors` there are none: users and items are points in so many dimensions, and near ones
+    go together (as in matrix factorisation), which takes a network far longer.
 
     Args:
         num_users: rows of the matrix.
@@ -28,6 +33,7 @@ def synthetic(
         interactions_per_user: the mean number of items a user likes; the numbers vary as they do in real sets
             (log-normal), between 5 and half of the items.
         num_tastes: groups of items that the users' tastes are mixed from.
+        num_factors: dimensions of taste, instead of groups.
         seed: decides everything that is drawn.
 
     Raises:
@@ -41,8 +47,7 @@ def synthetic(
     rng = np.random.default_rng(seed)
     popularity = 1.0 / (np.arange(num_items) + 10.0)
     rng.shuffle(popularity)
-    affinity = rng.gamma(0.1, size=(num_tastes, num_items)) * popularity
-    affinity /= affinity.sum(axis=1, keepdims=True)
+    log_probability = _factors(num_factors, popularity, rng) if num_factors else _groups(num_tastes, popularity, rng)
 
     sigma = 0.8
     counts = rng.lognormal(np.log(interactions_per_user) - sigma**2 / 2, sigma, size=num_users)
@@ -51,12 +56,38 @@ def synthetic(
     indices = np.empty(indptr[-1], dtype=np.int32)
     for start in range(0, num_users, 1024):  # in blocks: the scores of all users at once would not fit in memory
         stop = min(start + 1024, num_users)
-        mixture = rng.dirichlet(np.full(num_tastes, 0.1), size=stop - start)
         # Gumbel top-k: the k largest of (log p + Gumbel noise) are k draws without replacement from p.
-        keys = np.log(mixture @ affinity + 0.1 * popularity / popularity.sum())
+        keys = log_probability(stop - start)
         keys += rng.gumbel(size=keys.shape)
-        order = np.argsort(-keys, axis=1)
         for row in range(start, stop):
-            indices[indptr[row] : indptr[row + 1]] = np.sort(order[row - start, : counts[row]])
+            chosen = np.argpartition(-keys[row - start], counts[row])[: counts[row]]
+            indices[indptr[row] : indptr[row + 1]] = np.sort(chosen)
     matrix = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=(num_users, num_items))
     return Interactions(matrix, user_ids=list(range(num_users)), item_ids=list(range(num_items)))
+
+
+Draw = Callable[[int], np.ndarray]
+"""A number of users → [users, items], the logarithm of how likely each is to like each item, up to a constant."""
+
+
+def _groups(num_tastes: int, popularity: np.ndarray, rng: np.random.Generator) -> Draw:
+    affinity = rng.gamma(0.1, size=(num_tastes, len(popularity))) * popularity
+    affinity /= affinity.sum(axis=1, keepdims=True)
+
+    def draw(users: int) -> np.ndarray:
+        mixture = rng.dirichlet(np.full(num_tastes, 0.1), size=users)
+        keys: np.ndarray = np.log(mixture @ affinity + 0.1 * popularity / popularity.sum())
+        return keys
+
+    return draw
+
+
+def _factors(num_factors: int, popularity: np.ndarray, rng: np.random.Generator) -> Draw:
+    strength = 3.0  # as wide as popularity is from the first item to the last but few
+    items = rng.normal(scale=strength / num_factors**0.5, size=(num_factors, len(popularity)))
+
+    def draw(users: int) -> np.ndarray:
+        keys: np.ndarray = rng.normal(size=(users, num_factors)) @ items + np.log(popularity)
+        return keys
+
+    return draw

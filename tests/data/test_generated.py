@@ -63,3 +63,12 @@ def test_there_is_structure_to_learn_beyond_popularity() -> None:
 def test_sizes_that_cannot_be_are_refused(arguments: dict) -> None:
     with pytest.raises(DataError, match="expected at least 1 user"):
         synthetic(**arguments)
+
+
+def test_with_factors_there_are_no_groups_and_still_something_to_learn() -> None:
+    made = synthetic(1_000, 500, num_factors=8)
+    assert np.diff(made.matrix.indptr).mean() == pytest.approx(40, rel=0.1)
+    datamodule = InteractionsDataModule(made)
+    loader = datamodule.test_dataloader()
+    ease = evaluate(EASE().fit(datamodule.train), loader)["ndcg@100"]
+    assert ease > 1.25 * evaluate(Popularity().fit(datamodule.train), loader)["ndcg@100"]

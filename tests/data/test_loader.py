@@ -122,7 +122,7 @@ def test_without_shuffling_processes_share_the_rows_and_none_is_left_without(
     shares = [CSRLoader(source, batch_size=batch_size, share=(number, processes)) for number in range(processes)]
     seen = [torch.cat(list(share)).argmax(dim=1).tolist() for share in shares]
     assert all(seen)
-    assert sorted(sum(seen, [])) == list(range(rows))
+    assert sorted(row for rows_seen in seen for row in rows_seen) == list(range(rows))
 
 
 def test_a_sparse_batch_has_the_same_entries_as_a_dense_one_in_the_order_of_the_columns() -> None:
