@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 
 def printable(text: str, limit: int | None = None) -> str:
@@ -47,6 +47,16 @@ def as_json(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [as_json(part) for part in value]
     return jsonable(value)
+
+
+class Result:
+    """What a tool found, a dataclass: its fields, and its properties in `also`, are what `--json` prints."""
+
+    also: ClassVar[tuple[str, ...]] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes, as JSON takes them."""
+        return {**as_json(self), **{name: getattr(self, name) for name in self.also}}
 
 
 def jsonable(value: Any, depth: int = 8) -> Any:

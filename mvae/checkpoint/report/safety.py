@@ -19,6 +19,7 @@ from mvae.checkpoint.pickled.dtypes import ITEMSIZE
 from mvae.checkpoint.pickled.machine import Trace
 from mvae.checkpoint.pickled.reach import LOADERS, reach
 from mvae.checkpoint.pickled.values import Global, Object, ObjectDict
+from mvae.text import Result
 
 _ELEMENTS = ["BFloat16", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short"]
 _REBUILD = [
@@ -59,16 +60,12 @@ _RENAMED_BY_TORCH = ("__builtin__", "copy_reg", "Queue", "repr", "UserDict", "Us
 """Modules of Python 2 whose new names it knows (`torch/_utils.py`); all others it asks for as they are written."""
 
 _OPCODES_TAKEN = frozenset(
-    b"".join(
-        [
-            pickle.GLOBAL, pickle.NEWOBJ, pickle.REDUCE, pickle.BUILD, pickle.APPEND, pickle.APPENDS, pickle.SETITEM,
-            pickle.SETITEMS, pickle.MARK, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.NONE,
-            pickle.NEWFALSE, pickle.NEWTRUE, pickle.EMPTY_TUPLE, pickle.EMPTY_LIST, pickle.EMPTY_DICT,
-            pickle.EMPTY_SET, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINFLOAT, pickle.BINUNICODE,
-            pickle.SHORT_BINSTRING, pickle.BINPERSID, pickle.BINGET, pickle.LONG_BINGET, pickle.BINPUT,
-            pickle.LONG_BINPUT, pickle.LONG1, pickle.PROTO, pickle.STOP,
-        ]
-    )
+    b"".join(getattr(pickle, name) for name in (
+        "GLOBAL", "NEWOBJ", "REDUCE", "BUILD", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "MARK", "TUPLE", "TUPLE1",
+        "TUPLE2", "TUPLE3", "NONE", "NEWFALSE", "NEWTRUE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET",
+        "BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "BINPERSID", "BINGET",
+        "LONG_BINGET", "BINPUT", "LONG_BINPUT", "LONG1", "PROTO", "STOP",
+    ))
 )  # fmt: skip
 
 _NUMPY_TYPES = {
@@ -106,13 +103,9 @@ class Refusal:
     reason: str
     system: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
-        return {"name": self.name, "reason": self.reason, "system": self.system}
-
 
 @dataclass(frozen=True)
-class Safety:
+class Safety(Result):
     """What loading the file would do.
 
     Attributes:
@@ -144,14 +137,6 @@ class Safety:
     def passes(self) -> bool:
         """What `--strict` asks: PyTorch takes the file as it is, and no other pickle in it is dangerous."""
         return self.weights_only and not self.system
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON takes it."""
-        plain = ("weights_only", "taken", "obstacles", "allow_list", "unseen")
-        listed = ("refused", "beside")
-        return {name: getattr(self, name) for name in plain} | {
-            name: [refusal.to_dict() for refusal in getattr(self, name)] for name in listed
-        }
 
 
 def judge(contents: Contents) -> Safety:
@@ -199,28 +184,26 @@ def _refusal(name: Global, trace: Trace) -> Refusal:
         how = "calls" if name.uses & {"called", "made", "result called"} else "names"
         return Refusal(str(name), f"the file {how} {name}, which {danger}: do not load it.", True)
     package = name.module.partition(".")[0]
-    if str(name) == "builtins.getattr":
-        taken = ", ".join(dict.fromkeys(_attributes(trace)))
-        reason = (
-            f"a method or a member taken from what the file itself holds ({taken}), as Python saves a bound method."
-        )
-    elif str(name) in LOADERS:
-        reason = (
-            "a pickle inside the pickle, as `pickle.dump` writes a tensor; it was looked into, and its names count."
-        )
-    elif str(name) == "functools.partial":
-        reason = "a call that waits to be made; on a list of allowed names it would let a file call anything."
-    elif package == "numpy":
-        reason = "a numpy number or array; PyTorch takes only its own tensors and plain numbers."
-    elif package == "torch":
-        reason = "a part of PyTorch that is neither a tensor nor a type of one."
-    elif package in ("pathlib", "collections", "datetime", "enum", "argparse", "functools", "builtins", "typing"):
-        reason = "from Python itself, and not one of the few plain types that PyTorch takes."
-    elif package == "__main__":
-        reason = "a class from the script that saved it, which a loader would have to define again."
-    else:
-        reason = f"a class or function of the package '{package}', whose code would run."
-    return Refusal(str(name), reason, False)
+    why = _WHY.get(str(name)) or _WHY.get(package) or _WHY["any other"]
+    taken = ", ".join(dict.fromkeys(_attributes(trace))) if "{taken}" in why else ""
+    return Refusal(str(name), why.format(package=package, taken=taken), False)
+
+
+_PYTHONS_OWN = ("pathlib", "collections", "datetime", "enum", "argparse", "functools", "builtins", "typing")
+
+_WHY = {
+    **dict.fromkeys(_PYTHONS_OWN, "from Python itself, and not one of the few plain types that PyTorch takes."),
+    **dict.fromkeys(LOADERS, "a pickle inside the pickle, as `pickle.dump` writes a tensor; it was looked into, and "
+    "its names count."),
+    "builtins.getattr": "a method or a member taken from what the file itself holds ({taken}), as Python saves a bound "
+    "method.",
+    "functools.partial": "a call that waits to be made; on a list of allowed names it would let a file call anything.",
+    "numpy": "a numpy number or array; PyTorch takes only its own tensors and plain numbers.",
+    "torch": "a part of PyTorch that is neither a tensor nor a type of one.",
+    "__main__": "a class from the script that saved it, which a loader would have to define again.",
+    "any other": "a class or function of the package '{package}', whose code would run.",
+}  # fmt: skip
+"""Why `weights_only=True` refuses a name that is not dangerous: by the name, or by its package."""
 
 
 def _danger(name: Global, trace: Trace) -> str | None:
@@ -256,12 +239,9 @@ def _attribute(args: tuple[Any, ...]) -> Global | None:
 def _beside(name: str, trace: Trace) -> Refusal:
     """A pickle that the file's loader passes over."""
     dangers = [f"{found}, which {_danger(found, trace)}" for found in trace.globals if _danger(found, trace)]
-    reason = f"another pickle, which is not read when the file is loaded; it names {', '.join(dangers[:3])}."
-    if not dangers:
-        others = [str(found) for found in trace.globals if str(found) not in ALLOWED]
-        names = f"it names {', '.join(others[:3])}" if others else "it runs nothing"
-        reason = f"another pickle, which is not read when the file is loaded; {names}."
-    return Refusal(name, reason, bool(dangers))
+    named = dangers or [str(found) for found in trace.globals if str(found) not in ALLOWED]
+    does = f"it names {', '.join(named[:3])}" if named else "it runs nothing"
+    return Refusal(name, f"another pickle, which is not read when the file is loaded; {does}.", bool(dangers))
 
 
 def _obstacles(contents: Contents, names: list[Global]) -> list[str]:
@@ -270,20 +250,8 @@ def _obstacles(contents: Contents, names: list[Global]) -> list[str]:
     assert trace is not None
     if contents.format is Format.SHARDED:
         return ["it is a folder for `torch.distributed.checkpoint`, which unpickles '.metadata' without such a check."]
-    found = []
-    if contents.format is Format.TORCHSCRIPT:
-        found.append(
-            "it is TorchScript, a program: `torch.load(weights_only=True)` refuses it, `torch.jit.load` runs it."
-        )
-    if contents.format is Format.PICKLE:
-        found.append(
-            "it is a pickle without PyTorch's format around it: `pickle.load`, and `torch.load(weights_only=False)` as "
-            "it looks for that format, run all that it calls."
-        )
-    for name in names:
-        obstacle = _obstacle(name)
-        if obstacle:
-            found.append(f"{name}{obstacle}")
+    found = [_OF_FORMAT[contents.format]] if contents.format in _OF_FORMAT else []
+    found += [f"{name}{obstacle}" for name in names if (obstacle := _obstacle(name))]
     if trace.named_classes:
         found.append("it names classes by persistent id, as the old format does for an `nn.Module`: they are refused.")
     foreign = trace.opcodes - _OPCODES_TAKEN
@@ -291,6 +259,15 @@ def _obstacles(contents: Contents, names: list[Global]) -> list[str]:
         how = f"protocol {trace.protocol}" if trace.protocol > 2 else "instructions"
         found.append(f"it uses pickle {how} that `weights_only=True` does not know; `torch.save` writes protocol 2.")
     return found
+
+
+_OF_FORMAT = {
+    Format.TORCHSCRIPT: "it is TorchScript, a program: `torch.load(weights_only=True)` refuses it, `torch.jit.load` "
+    "runs it.",
+    Format.PICKLE: "it is a pickle without PyTorch's format around it: `pickle.load`, and `torch.load(weights_only="
+    "False)` as it looks for that format, run all that it calls.",
+}
+"""What no list helps in a format, whatever the file names."""
 
 
 def _obstacle(name: Global) -> str | None:

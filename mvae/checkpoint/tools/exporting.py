@@ -28,14 +28,14 @@ from mvae.checkpoint.report.names import own_names, renaming
 from mvae.checkpoint.report.optimizers import is_optimizer_state
 from mvae.checkpoint.report.weights import SETTINGS_KEYS, TRAINING_KEYS, Weights
 from mvae.errors import CheckpointError
-from mvae.text import as_json, dotted, many, printable, size
+from mvae.text import Result, dotted, many, printable, size
 
 FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt"}
 """Ending of the file to write → its format."""
 
 
 @dataclass
-class Export:
+class Export(Result):
     """What was written.
 
     Attributes:
@@ -62,11 +62,6 @@ class Export:
     shared: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     replaced: list[Replaced] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The attributes, as JSON takes them."""
-        found: dict[str, Any] = as_json(self)
-        return found
 
     def __str__(self) -> str:
         count = len(self.tensors) - self.packed

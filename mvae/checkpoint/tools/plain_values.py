@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any
 
 from mvae.checkpoint.files.source import Input
 from mvae.checkpoint.formats.detect import Format
@@ -19,14 +18,14 @@ from mvae.checkpoint.formats.zip_writer import Output, output, refuse_to_overwri
 from mvae.checkpoint.pickled.plain import Plain, Replaced
 from mvae.checkpoint.pickled.writer import Pickler
 from mvae.errors import CheckpointError
-from mvae.text import printable, size
+from mvae.text import Result, printable, size
 
 _FEW = 20
 _SETTINGS = ("hyper_parameters", "datamodule_hyper_parameters")
 
 
 @dataclass
-class PlainCopy:
+class PlainCopy(Result):
     """What was written.
 
     Attributes:
@@ -35,6 +34,8 @@ class PlainCopy:
         size_before, size: bytes of the two.
         replaced: values that were foreign objects, and what they are now.
     """
+
+    also = ("complete", "notes")
 
     path: str
     out: str
@@ -57,11 +58,6 @@ class PlainCopy:
             "load_from_checkpoint gives your class these plain dicts and lists. If it needs its own objects, pass "
             "them, such as load_from_checkpoint(path, cfg=OmegaConf.create(…)); fit(ckpt_path=path) needs nothing."
         ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The attributes, as JSON takes them."""
-        replaced = [replaced.to_dict() for replaced in self.replaced]
-        return vars(self) | {"complete": self.complete, "replaced": replaced, "notes": self.notes}
 
     def __str__(self) -> str:
         return self.text()

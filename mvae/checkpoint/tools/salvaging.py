@@ -26,7 +26,7 @@ from mvae.checkpoint.report.report import Report
 from mvae.checkpoint.report.weights import is_buffer
 from mvae.checkpoint.tools.remains import Remains, find_remains, nothing
 from mvae.errors import CheckpointError
-from mvae.text import as_json, dotted, many, printable, size
+from mvae.text import Result, dotted, many, printable, size
 
 
 class Lost(NamedTuple):
@@ -43,7 +43,7 @@ _FEW = 3
 
 
 @dataclass
-class Salvage:
+class Salvage(Result):
     """What was saved, and what was not.
 
     Attributes:
@@ -59,6 +59,8 @@ class Salvage:
         places: part of the checkpoint → tensors there were.
         consequence: what the new file is good for, one sentence; empty if nothing was lost, or if it cannot be told.
     """
+
+    also = ("complete",)
 
     path: str
     out: str
@@ -76,10 +78,6 @@ class Salvage:
     def complete(self) -> bool:
         """True if nothing was lost: no tensor, and no value that has no plain form."""
         return not self.lost and not any(replaced.lost for replaced in self.replaced)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The attributes but `places`, and `complete`, as JSON takes them."""
-        return {**as_json(self), "complete": self.complete}
 
     def __str__(self) -> str:
         return self.text()

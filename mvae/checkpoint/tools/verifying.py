@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any
 
 from mvae.checkpoint.files.archive import Archive, Member
 from mvae.checkpoint.files.source import Input, Record, Source
@@ -17,7 +16,7 @@ from mvae.checkpoint.formats.folders import is_checkpoint_folder
 from mvae.checkpoint.formats.stream import Progress, Stream
 from mvae.checkpoint.inspection import CheckpointFile, inspect
 from mvae.errors import CheckpointError, UnsupportedFileError
-from mvae.text import as_json, many, printable, size
+from mvae.text import Result, many, printable, size
 
 _SHOWN = 20
 """Damaged pieces that are listed, and tensors of each."""
@@ -39,7 +38,7 @@ class Damage:
 
 
 @dataclass
-class Verification:
+class Verification(Result):
     """What `verify` found.
 
     Attributes:
@@ -50,6 +49,8 @@ class Verification:
         damage: empty if all is well.
         notes: what could not be checked, one sentence each.
     """
+
+    also = ("ok",)
 
     path: str
     size: int
@@ -64,10 +65,6 @@ class Verification:
     def ok(self) -> bool:
         """True if nothing is wrong, as far as the file allows to say."""
         return not self.damage
-
-    def to_dict(self) -> dict[str, Any]:
-        """path, size, format, ok, checksums, checked, tensors, damage and notes, as JSON takes them."""
-        return {**as_json(self), "ok": self.ok}
 
     def __str__(self) -> str:
         name = printable(self.path)

@@ -10,16 +10,8 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-)
+from torch.utils import data
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from mvae.checkpoint.with_torch import lightning_internals as internals
 from mvae.checkpoint.with_torch.generators import Snapshot, plain, put, seed_all, set_generator_states, take
@@ -37,7 +29,10 @@ STATE, SKIP, REPLAY, STREAM = "its own state", "skip", "replay", "replay of its 
   numbers of their own, seeded as a pass begins, and the batches are drawn again.
 """
 
-_KNOWN_SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+_KNOWN_SAMPLERS = (
+    data.SequentialSampler, data.RandomSampler, data.SubsetRandomSampler, data.WeightedRandomSampler,
+    data.DistributedSampler,
+)  # fmt: skip
 _CPU = torch.device("cpu")
 
 
@@ -66,7 +61,7 @@ class Passes:
     def __init__(self) -> None:
         self.device = _CPU
         self.resuming = False
-        self.loader: CombinedLoader | None = None
+        self.loader: Any = None
         self.way = SKIP
         self.batches = 0
         self.fetching = False
@@ -74,8 +69,8 @@ class Passes:
         self._held = HeldState([])
         self._held_at_start: dict[str, Any] = {}
         self._start: Snapshot | dict[str, Any] | None = None
-        self._seed: int | None = None
-        self._stream: Snapshot | None = None
+        self._seed: Any = None
+        self._stream: Any = None
         self._earlier: list[dict[str, Any]] = []
 
     # --- noting
@@ -109,7 +104,6 @@ class Passes:
 
     def _begin_stream(self, begin: Callable[[], Any]) -> Any:
         mine = take(_CPU)
-        assert self._seed is not None
         seed_all(self._seed)
         self._stream = take(_CPU)
         put(mine, _CPU)
@@ -117,7 +111,6 @@ class Passes:
 
     def _in_stream(self, draw: Callable[[], Any], mine: Snapshot) -> Any:
         """Draw from the data's own random numbers, and leave the global generators as `mine` has them."""
-        assert self._stream is not None
         put(self._stream, _CPU)
         try:
             return draw()
@@ -141,7 +134,7 @@ class Passes:
         return batch
 
     def _goes_on_in_workers(self) -> bool:
-        return self.loader is not None and any(map(persistent, self.loader.flattened))
+        return any(map(persistent, self._loaders))
 
     def _plain_start(self) -> dict[str, Any] | None:
         return plain(self._start, self.device) if isinstance(self._start, tuple) else self._start
@@ -163,9 +156,11 @@ class Passes:
 
     def states(self) -> list[Any]:
         """The states of the loaders that have one."""
-        return (
-            [] if self.loader is None else [loader.state_dict() for loader in self.loader.flattened if stateful(loader)]
-        )
+        return [loader.state_dict() for loader in self._loaders if stateful(loader)]
+
+    @property
+    def _loaders(self) -> list[Any]:
+        return [] if self.loader is None else self.loader.flattened
 
     # --- going on
 
@@ -178,7 +173,6 @@ class Passes:
         if self.way == STATE:
             self._load(states)
             loops.begin_pass()
-            assert self.loader is not None
             internals.set_cycles(self.loader, note["cycles"])
         else:
             self._repeat_earlier(loops, note["earlier"], replay)
@@ -204,14 +198,12 @@ class Passes:
         self._keep(note)
 
     def _load(self, states: list[Any]) -> None:
-        assert self.loader is not None
-        for loader, state in zip(filter(stateful, self.loader.flattened), states, strict=True):
+        for loader, state in zip(filter(stateful, self._loaders), states, strict=True):
             loader.load_state_dict(state)
 
     def _was_cut_short(self, batches: int) -> bool:
         """Whether its state would go on with the pass. torchdata's does after the last batch, and gives none."""
-        assert self.loader is not None
-        loader = self.loader.flattened[0]
+        loader = self._loaders[0]
         return of_torchdata(loader) or (hasattr(loader, "__len__") and batches < len(loader))
 
     def _repeat_earlier(self, loops: internals.Loops, earlier: list[dict[str, Any]], replay: bool) -> None:
@@ -229,7 +221,6 @@ class Passes:
         if note["start"] is not None:
             set_generator_states(note["start"], self.device)
         way, self.way = self.way, REPLAY  # no new seed
-        drawn = None
         if way == STREAM:
             self._seed = note["seed"]
             drawn = self._begin_stream(loops.begin_pass)
@@ -242,7 +233,6 @@ class Passes:
 
     def _skip(self, drawn: Any, batches: int) -> None:
         if self.way == SKIP:
-            assert self.loader is not None
             (drawn,) = (iterator._sampler_iter for iterator in internals.iterators(self.loader))  # torch's, not public
         for _ in range(batches):
             next(drawn, None)

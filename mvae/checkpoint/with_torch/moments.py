@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, Timer
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar, Timer
 
 from mvae.checkpoint.with_torch.lightning_internals import Progress
 from mvae.checkpoint.with_torch.newest import SaveNewest
@@ -19,6 +19,8 @@ AFTER_VALIDATION = "after a validation"
 BETWEEN_BATCHES = "between two batches"
 EPOCH_END = "as an epoch ends"
 EPOCH_ENDED = "after an epoch"
+
+WITHIN_EPOCH = (IN_BATCH, AFTER_BATCH, IN_VALIDATION, AFTER_VALIDATION, BETWEEN_BATCHES)
 
 HOOKS = {AFTER_BATCH: "on_train_batch_end", AFTER_VALIDATION: "on_validation_end", EPOCH_END: "on_train_epoch_end"}
 """The hooks after which a run can go on exactly, if they are finished."""
@@ -55,6 +57,11 @@ def callbacks_of(trainer: Any) -> list[Any]:
     return list(trainer.callbacks)
 
 
+def has(trainer: L.Trainer, kind: type[Callback]) -> bool:
+    """Whether one of the callbacks is of a class."""
+    return any(isinstance(callback, kind) for callback in callbacks_of(trainer))
+
+
 MODULE = "the module"
 
 
@@ -85,8 +92,6 @@ def found_again(trainer: L.Trainer, names: list[str]) -> list[Any]:
 
 def _runs_late(callback: Any, hook: str) -> bool:
     """At an epoch's end Lightning runs the callbacks that look at metrics after the module."""
-    from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
-
     return hook == HOOKS[EPOCH_END] and isinstance(callback, Checkpoint | EarlyStopping)
 
 
@@ -109,31 +114,23 @@ def changes_nothing(owner: Any) -> bool:
 # --- the loops' counters, moved
 
 
-def batch_begun_again(progress: Progress) -> Progress:
-    """As before the batch that is under way."""
-    return progress | {_BATCHES: _each(progress[_BATCHES], lambda counts: dict.fromkeys(counts, counts["completed"]))}
-
-
-def validation_not_begun(progress: Progress) -> Progress:
-    """As before the validation that is under way."""
-    name = "epoch_loop.val_loop.batch_progress"
-    total, current = progress[name]["total"], progress[name]["current"]
-    before = {count: total[count] - current[count] for count in total}
-    return progress | {name: progress[name] | {"total": before, "current": dict.fromkeys(current, 0)}}
-
-
-def epoch_not_begun(progress: Progress) -> Progress:
-    """As before the epoch that starts."""
-    return progress | {_EPOCHS: _each(progress[_EPOCHS], lambda counts: dict.fromkeys(counts, counts["completed"]))}
+def before_what_is_under_way(progress: Progress, now: str) -> Progress:
+    """As before the batch, the validation or the epoch that a save at this moment breaks into: it is begun again."""
+    if now == IN_VALIDATION:
+        name = "epoch_loop.val_loop.batch_progress"
+        total, current = progress[name]["total"], progress[name]["current"]
+        before = {count: total[count] - current[count] for count in total}
+        return progress | {name: progress[name] | {"total": before, "current": dict.fromkeys(current, 0)}}
+    loop = {IN_BATCH: _BATCHES, EPOCH_START: _EPOCHS}.get(now)
+    if loop is None:
+        return progress
+    return progress | {loop: _each(progress[loop], lambda counts: dict.fromkeys(counts, counts["completed"]))}
 
 
 def epoch_not_ended(progress: Progress) -> Progress:
     """As within the epoch that a limit had ended."""
-
-    def back(counts: dict[str, int]) -> dict[str, int]:
-        return counts | {"processed": counts["ready"] - 1, "completed": counts["ready"] - 1}
-
-    return progress | {_EPOCHS: _each(progress[_EPOCHS], back)}
+    back = ("processed", "completed")
+    return progress | {_EPOCHS: _each(progress[_EPOCHS], lambda c: c | dict.fromkeys(back, c["ready"] - 1))}
 
 
 def _each(counts: dict[str, Any], change: Any) -> dict[str, Any]:

@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import (
-    Callback,
-    EarlyStopping,
-    GradientAccumulationScheduler,
-    StochasticWeightAveraging,
-    Timer,
-)
+from lightning.pytorch import callbacks
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from mvae.checkpoint.with_torch import lightning_internals as internals
+from mvae.checkpoint.with_torch import loader_position as loaders
 from mvae.checkpoint.with_torch import moments
 from mvae.checkpoint.with_torch.generators import Snapshot, plain, seed_all, set_generator_states, take
 from mvae.checkpoint.with_torch.held_state import HeldState
 from mvae.checkpoint.with_torch.lightning_internals import Loops
-from mvae.checkpoint.with_torch.loader_position import (
-    REPLAY,
-    STREAM,
-    Passes,
-    described,
-    has_workers,
-    of_torchdata,
-    persistent,
-    stateful,
-)
-from mvae.checkpoint.with_torch.moments import (
-    AFTER_BATCH,
-    AFTER_VALIDATION,
-    BETWEEN_BATCHES,
-    EPOCH_END,
-    EPOCH_ENDED,
-    EPOCH_START,
-    IN_BATCH,
-    IN_VALIDATION,
-    START,
-)
 from mvae.checkpoint.with_torch.random_workers import draw_random_numbers
 from mvae.errors import CheckpointError
 
@@ -101,11 +75,11 @@ class ExactResume(Callback):
     def _forget(self) -> None:
         self._saved: dict[str, Any] | None = None
         self._progress: dict[str, Any] = {}
-        self._moment = START
+        self._moment = moments.START
         self._weights: dict[str, Any] | None = None
         self._patience: dict[EarlyStopping, int] = {}
         self._stop_owed = self._stays_stopped = False
-        self._passes = Passes()
+        self._passes = loaders.Passes()
         self._validation = HeldState([])
         self._before_validation: Snapshot | None = None
         self._states_at_end: list[Any] | None = None
@@ -152,9 +126,9 @@ class ExactResume(Callback):
         saver, hook = internals.running_hook()
         now = moments.moment(progress, hook, trainer.validating)
         left = moments.left_out(trainer, saver, hook, but=self) if hook == moments.HOOKS.get(now) else []
-        mine, refused = self._own_part(trainer, model, loops, now)
+        mine, refused = self._own_part(loops, now)
         everyone = _from_every_process(trainer, mine)
-        inexact = refused + _inexact(trainer, model, loops, now, hook, left) + self._of_validation(loops)
+        inexact = refused + _inexact(loops, now, hook, left) + self._of_validation(loops)
         for reason in inexact:
             rank_zero_warn(f"A checkpoint is saved from which a run does not resume exactly: {reason}.")
         checkpoint["callbacks"][self.state_key] = {
@@ -169,31 +143,29 @@ class ExactResume(Callback):
             "stoppers": _stoppers(trainer),
             "left_out": moments.names_of(left),
             "counters": loops.counters(),
-            "epoch_cut_short": now in (EPOCH_END, EPOCH_ENDED) and not loops.at_last_batch(),
+            "epoch_cut_short": now in (moments.EPOCH_END, moments.EPOCH_ENDED) and not loops.at_last_batch(),
             "accumulate": trainer.accumulate_grad_batches,
             "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
-            "in_eval": _in_eval(model, loops, now),
-            "run": _run(trainer, loops),
+            "in_eval": _in_eval(loops, now),
+            "run": _run(loops),
         }
 
-    def _own_part(
-        self, trainer: L.Trainer, model: L.LightningModule, loops: Loops, now: str
-    ) -> tuple[dict[str, Any], list[str]]:
+    def _own_part(self, loops: Loops, now: str) -> tuple[dict[str, Any], list[str]]:
         """What each process has to itself."""
         results, refused = loops.results()
-        device = trainer.strategy.root_device
+        model, device = loops.trainer.lightning_module, loops.trainer.strategy.root_device
         states = self._states_at_end
         if states is None:
-            states = self._passes.states() if trainer.world_size > 1 else []
-        manual = not model.automatic_optimization
-        accumulated = now not in (START, EPOCH_START, EPOCH_ENDED) and (manual or loops.accumulating())
+            states = self._passes.states() if loops.trainer.world_size > 1 else []
+        may_be = now not in (moments.START, moments.EPOCH_START, moments.EPOCH_ENDED)
+        accumulated = may_be and (not model.automatic_optimization or loops.accumulating())
         part = {
             "generators": plain(self._generators(device, now), device),
             "position": self._passes.note() | {"fetched_by_the_step": loops.fetched_by_the_step()},
             "loader_states": states,
             "validation": {
                 "held": self._validation.now(),
-                "begun": list(map(has_workers, loops.validation_loaders)),
+                "begun": list(map(loaders.has_workers, loops.validation_loaders)),
             },
             "results": results,
             "metric_states": internals.metric_states(model),
@@ -202,7 +174,7 @@ class ExactResume(Callback):
         return part, refused
 
     def _of_validation(self, loops: Loops) -> list[str]:
-        started = list(filter(has_workers, loops.validation_loaders))
+        started = list(filter(loaders.has_workers, loops.validation_loaders))
         if started and self._random_validation is None:
             self._random_validation = any(map(draw_random_numbers, started))
         said = "persistent workers draw random numbers for validation, and where theirs stand is not in the file"
@@ -210,9 +182,9 @@ class ExactResume(Callback):
 
     def _generators(self, device: torch.device, now: str) -> Snapshot:
         """Where the generators stood at the point the run will go on from."""
-        if now == IN_BATCH or (self._passes.fetching and self._passes.before_fetch is not None):
+        if now == moments.IN_BATCH or (self._passes.fetching and self._passes.before_fetch is not None):
             return self._passes.before_fetch or take(device)
-        if now == IN_VALIDATION and self._before_validation is not None:
+        if now == moments.IN_VALIDATION and self._before_validation is not None:
             return self._before_validation
         return take(device)
 
@@ -235,7 +207,7 @@ class ExactResume(Callback):
         self._stays_stopped = self._was_stopped_and_stays_so(trainer, saved, checkpoint["callbacks"])
         if saved["epoch_cut_short"] and not self._stays_stopped and _steps_are_left(trainer, checkpoint):
             progress.update(moments.epoch_not_ended(progress))
-            self._moment = BETWEEN_BATCHES
+            self._moment = moments.BETWEEN_BATCHES
         self._progress = deepcopy({key: value for key, value in progress.items() if key != "state_dict"})
         self._loader_states = progress["state_dict"].get("combined_loader", [])
         types = {name: value.dtype for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
@@ -248,7 +220,7 @@ class ExactResume(Callback):
         now = _stoppers(trainer)
         stopped_early = [key for key in saved["stoppers"] if states.get(key, {}).get("stopping_reason", 0)]
         if not stopped_early:
-            if not any(isinstance(callback, Timer) for callback in moments.callbacks_of(trainer)):
+            if not moments.has(trainer, callbacks.Timer):
                 rank_zero_warn("The run had been asked to stop as the checkpoint was saved; it goes on.")
             return False
         if all(now.get(key) == saved["stoppers"][key] for key in stopped_early):
@@ -269,25 +241,26 @@ class ExactResume(Callback):
         loops = Loops(trainer)
         self._validation = HeldState(loops.validation_loaders)
         if self._saved is not None:
-            self._go_on(trainer, model, loops, self._saved)
+            self._go_on(loops, self._saved)
             self._saved = None
 
-    def _go_on(self, trainer: L.Trainer, model: L.LightningModule, loops: Loops, saved: dict[str, Any]) -> None:
+    def _go_on(self, loops: Loops, saved: dict[str, Any]) -> None:
+        trainer = loops.trainer
         own = _own(trainer, saved["processes"])
         if len(saved["processes"]) != trainer.world_size:
             own = own | {"results": {}}  # the running means of an epoch are of other processes' shares
-        within = self._moment not in (START, EPOCH_START, EPOCH_END, EPOCH_ENDED)
-        self._compare(trainer, saved, loops, own, within)
+        within = self._moment in moments.WITHIN_EPOCH
+        self._compare(loops, saved, own, within)
         for reason in saved["inexact"]:
             rank_zero_warn(f"The run does not resume exactly: {reason}.")
-        loops.set_progress(self._progress_to_go_on_from())
+        loops.set_progress(moments.before_what_is_under_way(self._progress, self._moment))
         loops.set_counters(saved["counters"])
-        self._put_back(trainer, model, loops, saved, own)
-        self._finish(trainer, model, loops, saved)
-        validate = self._moment == IN_VALIDATION or (self._moment == AFTER_BATCH and loops.validation_is_due())
-        if self._moment == AFTER_BATCH and not validate:
+        self._put_back(loops, saved, own)
+        self._finish(loops, saved)
+        due = self._moment == moments.AFTER_BATCH and loops.validation_is_due()
+        if self._moment == moments.AFTER_BATCH and not due:
             loops.finish_advance()
-        self._begin(trainer, loops, own, within, validate)
+        self._begin(loops, own, within, validate=due or self._moment == moments.IN_VALIDATION)
         if self._stays_stopped and within and loops.can_stop():
             self._stop_owed = True  # once the epoch's end is done, as in an uninterrupted run
             loops.leave_no_batch()
@@ -299,19 +272,9 @@ class ExactResume(Callback):
         if missing:
             rank_zero_warn(f"The checkpoint holds no state of the generators {missing}: the run will not be exact.")
 
-    def _progress_to_go_on_from(self) -> dict[str, Any]:
-        change: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-            IN_BATCH: moments.batch_begun_again,
-            IN_VALIDATION: moments.validation_not_begun,
-            EPOCH_START: moments.epoch_not_begun,
-        }
-        return change[self._moment](self._progress) if self._moment in change else self._progress
-
-    def _put_back(
-        self, trainer: L.Trainer, model: L.LightningModule, loops: Loops, saved: dict[str, Any], own: dict[str, Any]
-    ) -> None:
-        device = trainer.strategy.root_device
-        loops.set_results(own["results"], device)
+    def _put_back(self, loops: Loops, saved: dict[str, Any], own: dict[str, Any]) -> None:
+        trainer, model = loops.trainer, loops.trainer.lightning_module
+        loops.set_results(own["results"], trainer.strategy.root_device)
         internals.set_metric_states(model, own["metric_states"])
         trainer.callback_metrics.update(saved["metrics"])
         trainer.logged_metrics.update(saved["logged"])
@@ -324,11 +287,12 @@ class ExactResume(Callback):
                 parameter.grad = own["gradients"][name].to(parameter.device, parameter.dtype)
         for name, module in model.named_modules():
             module.training = name not in in_eval
-        if any(isinstance(callback, GradientAccumulationScheduler) for callback in moments.callbacks_of(trainer)):
+        if moments.has(trainer, callbacks.GradientAccumulationScheduler):
             trainer.accumulate_grad_batches = saved["accumulate"]
 
-    def _finish(self, trainer: L.Trainer, model: L.LightningModule, loops: Loops, saved: dict[str, Any]) -> None:
+    def _finish(self, loops: Loops, saved: dict[str, Any]) -> None:
         """Do what came after the save in the hook that saved, and right after it."""
+        trainer = loops.trainer
         hook = moments.HOOKS.get(self._moment, "")
         for owner in moments.found_again(trainer, saved["left_out"]) if hook else ():
             self._saved = self._for_a_save_by(owner, self._saved or saved)
@@ -336,11 +300,11 @@ class ExactResume(Callback):
                 continue
             arguments = (None, None, trainer.fit_loop.batch_idx) if hook == "on_train_batch_end" else ()
             internals.run_hook(trainer, owner, hook, arguments)
-        if self._moment == AFTER_BATCH:
+        if self._moment == moments.AFTER_BATCH:
             loops.finish_batch()
-        elif self._moment == AFTER_VALIDATION:
+        elif self._moment == moments.AFTER_VALIDATION:
             loops.finish_advance()
-        elif self._moment == EPOCH_END:
+        elif self._moment == moments.EPOCH_END:
             loops.finish_epoch()
 
     def _for_a_save_by(self, owner: Any, saved: dict[str, Any]) -> dict[str, Any]:
@@ -349,20 +313,20 @@ class ExactResume(Callback):
         parts = [part | {"loader_states": part["loader_states"] or self._loader_states} for part in saved["processes"]]
         return saved | {"left_out": saved["left_out"][after:], "processes": parts}
 
-    def _begin(self, trainer: L.Trainer, loops: Loops, own: dict[str, Any], within: bool, validate: bool) -> None:
+    def _begin(self, loops: Loops, own: dict[str, Any], within: bool, validate: bool) -> None:
         """Bring the loaders to where they stood, and the loops to what comes next."""
         note, replay = own["position"], self.mid_epoch == "replay"
         states = own["loader_states"] or self._loader_states
         for loader, had_workers in zip(loops.validation_loaders, own["validation"]["begun"], strict=False):
-            if had_workers and persistent(loader):
+            if had_workers and loaders.persistent(loader):
                 iter(loader)  # its workers were there already, and starting them draws a random number
-        if not within and (self._moment == START or trainer.current_epoch == 0):
+        if not within and (self._moment == moments.START or loops.trainer.current_epoch == 0):
             self._passes.go_on(loops, note, states, 0, replay)
         elif not within or loops.at_last_batch():
             self._passes.go_on_after(loops, note, states, replay)
         else:
             fetched = note["fetched_by_the_step"]
-            batches = trainer.fit_loop.batch_idx + 1 if fetched is None else fetched
+            batches = loops.fit.batch_idx + 1 if fetched is None else fetched
             self._passes.go_on(loops, note, states, batches, replay)
         if within:
             loops.go_on_within_the_epoch(validate)
@@ -370,16 +334,14 @@ class ExactResume(Callback):
             loops.go_on_with_an_epoch()
         self._validation.set(own["validation"]["held"])
 
-    def _compare(
-        self, trainer: L.Trainer, saved: dict[str, Any], loops: Loops, own: dict[str, Any], within: bool
-    ) -> None:
+    def _compare(self, loops: Loops, saved: dict[str, Any], own: dict[str, Any], within: bool) -> None:
         """Name what differs from the run that was saved, before the first step.
 
         Raises:
             CheckpointError: within an epoch its place in the data cannot be found.
         """
-        run, way = _run(trainer, loops), own["position"]["way"]
-        if within and way in (REPLAY, STREAM) and self.mid_epoch != "replay":
+        run, way = _run(loops), own["position"]["way"]
+        if within and way in (loaders.REPLAY, loaders.STREAM) and self.mid_epoch != "replay":
             self._refuse(
                 f"the way back into the pass is to draw its batches again, and mid_epoch is '{self.mid_epoch}'"
             )
@@ -407,12 +369,11 @@ class ExactResume(Callback):
         rank_zero_warn(f"The run is resumed within an epoch, approximately: {reason}.")
 
 
-def _inexact(
-    trainer: L.Trainer, model: L.LightningModule, loops: Loops, now: str, hook: str, left: list[Any]
-) -> list[str]:
+def _inexact(loops: Loops, now: str, hook: str, left: list[Any]) -> list[str]:
     """Why no exact way leads from this moment; empty where one does."""
-    within = now in (AFTER_BATCH, AFTER_VALIDATION, BETWEEN_BATCHES, IN_VALIDATION) and not loops.at_last_batch()
-    late = (left if hook else [model]) if now == AFTER_BATCH else []
+    trainer = loops.trainer
+    within = now in moments.WITHIN_EPOCH and now != moments.IN_BATCH and not loops.at_last_batch()
+    late = (left if hook else [trainer.lightning_module]) if now == moments.AFTER_BATCH else []
     reasons = [
         f"what {type(owner).__name__}.on_train_batch_end does after the save is not in the file"
         for owner in late
@@ -421,13 +382,13 @@ def _inexact(
     ]
     if now in _NO_WAY_FROM:
         reasons.append(_NO_WAY_FROM[now])
-    if within and any(isinstance(callback, StochasticWeightAveraging) for callback in moments.callbacks_of(trainer)):
+    if within and moments.has(trainer, callbacks.StochasticWeightAveraging):
         reasons.append("StochasticWeightAveraging sets itself up only as an epoch starts, and this is within one")
     if within and loops.fetched_by_the_step() is not None:
         reasons.append("training_step takes the batches itself (dataloader_iter), and its hooks see the one before")
-    if within and loops.has_prefetched() and any(map(stateful, loops.train_loaders)):
+    if within and loops.has_prefetched() and any(map(loaders.stateful, loops.train_loaders)):
         reasons.append("a loader with a state and no length is read one batch ahead, and its state is past that batch")
-    if trainer.world_size > 1 and any(map(of_torchdata, loops.train_loaders)):
+    if trainer.world_size > 1 and any(map(loaders.of_torchdata, loops.train_loaders)):
         reasons.append("with several processes torchdata's loader gives another order in the epochs that follow")
     if loops.validates_by_time():
         reasons.append("val_check_interval is a time, and no two runs take the same")
@@ -435,8 +396,8 @@ def _inexact(
 
 
 _NO_WAY_FROM = {
-    IN_BATCH: "it is saved inside a batch, which is begun again on what it has changed already",
-    EPOCH_START: "it is saved as an epoch starts, and the hooks that have run by then are run again",
+    moments.IN_BATCH: "it is saved inside a batch, which is begun again on what it has changed already",
+    moments.EPOCH_START: "it is saved as an epoch starts, and the hooks that have run by then are run again",
 }
 
 
@@ -452,19 +413,19 @@ def _steps_are_left(trainer: L.Trainer, checkpoint: dict[str, Any]) -> bool:
     return trainer.max_steps == -1 or checkpoint["global_step"] < trainer.max_steps
 
 
-def _run(trainer: L.Trainer, loops: Loops) -> dict[str, Any]:
+def _run(loops: Loops) -> dict[str, Any]:
     """What must be the same for a resumed run to be exact."""
     return {
-        "loaders": described(loops.train_loaders),
-        "processes": trainer.world_size,
+        "loaders": loaders.described(loops.train_loaders),
+        "processes": loops.trainer.world_size,
         "seed": internals.seed_of_everything(),
     }
 
 
-def _in_eval(model: L.LightningModule, loops: Loops, now: str) -> list[str]:
-    if now in (IN_VALIDATION, AFTER_VALIDATION):
+def _in_eval(loops: Loops, now: str) -> list[str]:
+    if now in (moments.IN_VALIDATION, moments.AFTER_VALIDATION):
         return [name for name, training in loops.modes_before_validation().items() if not training]
-    return [name for name, module in model.named_modules() if not module.training]
+    return [name for name, module in loops.trainer.lightning_module.named_modules() if not module.training]
 
 
 def _gradients(model: L.LightningModule) -> dict[str, torch.Tensor]:
