@@ -6,7 +6,7 @@ first.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from mvae.checkpoint.files.archive import Member
 from mvae.checkpoint.files.source import Record
@@ -18,11 +18,7 @@ from mvae.checkpoint.report.optimizers import kind, optimizer_states
 from mvae.checkpoint.report.weights import weights_of
 from mvae.errors import CheckpointError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 _HOUSEKEEPING = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
-
 
 _INSIDE = 3
 """Steps from a tensor to the parts it is made of, such as the scales of a quantised one."""
@@ -113,8 +109,13 @@ def byte_budget(
     rest = contents.size - sum(budget.values())
     if rest < 0:
         raise CheckpointError(f"{contents.path}: pieces of it overlap; it was changed after it was written.")
-    count(_REST.get(contents.format, "not accounted for"), rest)
+    count(rest_heading(contents.format), rest)
     return dict(sorted(budget.items(), key=lambda item: -item[1]))
+
+
+def rest_heading(format: Format) -> str:
+    """What the bytes between the pieces are. A zip has a directory of its pieces, and no such bytes."""
+    return _REST.get(format, "not accounted for")
 
 
 _REST = {
@@ -123,7 +124,6 @@ _REST = {
     Format.SAFETENSORS: "padding",
     Format.PICKLE: "after the pickle",
 }
-"""What the bytes between the pieces are, in the formats that have no directory of them."""
 
 
 def _heading(contents: Contents, record: Record) -> str:

@@ -45,11 +45,13 @@ def measure(a: Tensor, b: Tensor, progress: Progress | None = None) -> Amount | 
         return None
     if not has_numbers(a.dtype) or not has_numbers(b.dtype):
         return None
-    sums = _Sums()
+    found, squares_a, squares_delta = Amount(a.numel), 0.0, 0.0
     with Stream(progress) as left, Stream(progress) as right:
         for x, y in zip(left.tensor(a, _ELEMENTS), right.tensor(b, _ELEMENTS), strict=True):
-            sums.add(x, a.dtype, y, b.dtype)
-    found = Amount(a.numel, sums.changed, sums.max_abs, sums.relative(), sums.not_finite)
+            of_a, of_delta = _add(found, x, a.dtype, y, b.dtype)
+            squares_a, squares_delta = squares_a + of_a, squares_delta + of_delta
+    if squares_delta:
+        found.relative = math.sqrt(squares_delta / squares_a) if squares_a else math.inf
     if a.numel == 1:
         found.before, found.after = _number(a), _number(b)
     return found
@@ -59,40 +61,26 @@ _ELEMENTS = BLOCK // 16
 """In a block, of whatever type."""
 
 
-class _Sums:
-    """What is added up over the blocks."""
+def _add(found: Amount, raw_a: memoryview, dtype_a: str, raw_b: memoryview, dtype_b: str) -> tuple[float, float]:
+    """Count one block in. Returns the sums of the squares of the first's elements and of the differences."""
+    import numpy
 
-    def __init__(self) -> None:
-        self.changed = 0
-        self.not_finite = 0
-        self.max_abs = 0.0
-        self._squares_a = 0.0
-        self._squares_delta = 0.0
+    from mvae.checkpoint.tools.elements import bits, numbers
 
-    def add(self, raw_a: memoryview, dtype_a: str, raw_b: memoryview, dtype_b: str) -> None:
-        import numpy
-
-        from mvae.checkpoint.tools.elements import bits, numbers
-
-        with numpy.errstate(all="ignore"):  # a subtraction may overflow to infinity, and says so in its result
-            a, b = numbers(raw_a, dtype_a), numbers(raw_b, dtype_b)
-            finite = numpy.isfinite(a) & numpy.isfinite(b)
-            if dtype_a == dtype_b:
-                differ = (bits(raw_a, dtype_a) != bits(raw_b, dtype_b)).any(axis=1)
-            else:
-                differ = (a != b) & ~(numpy.isnan(a) & numpy.isnan(b))
-            a, b = a[finite], b[finite]
-            delta = abs(b - a)
-            self._squares_a += float((abs(a) ** 2).sum())
-            self._squares_delta += float((delta**2).sum())
-        self.changed += int(differ.sum())
-        self.not_finite += int((differ & ~finite).sum())
-        self.max_abs = max(self.max_abs, float(delta.max(initial=0.0)))
-
-    def relative(self) -> float:
-        if self._squares_a == 0:
-            return math.inf if self._squares_delta else 0.0
-        return math.sqrt(self._squares_delta / self._squares_a)
+    with numpy.errstate(all="ignore"):  # a subtraction may overflow to infinity, and says so in its result
+        a, b = numbers(raw_a, dtype_a), numbers(raw_b, dtype_b)
+        finite = numpy.isfinite(a) & numpy.isfinite(b)
+        if dtype_a == dtype_b:
+            differ = (bits(raw_a, dtype_a) != bits(raw_b, dtype_b)).any(axis=1)
+        else:
+            differ = (a != b) & ~(numpy.isnan(a) & numpy.isnan(b))
+        a, b = a[finite], b[finite]
+        delta = abs(b - a)
+        squares = float((abs(a) ** 2).sum()), float((delta**2).sum())
+    found.changed += int(differ.sum())
+    found.not_finite += int((differ & ~finite).sum())
+    found.max_abs = max(found.max_abs, float(delta.max(initial=0.0)))
+    return squares
 
 
 def _number(tensor: Tensor) -> Any:

@@ -121,7 +121,11 @@ def export(
         if format == "ckpt":
             _write_ckpt(found, target, stream, file.tree, chosen, kept)
         else:
-            _write_safetensors(found, target, stream, file, chosen, kept, copy_shared)
+            found.shared = {} if copy_shared else _shared(chosen.tensors)
+            metadata = _metadata(found, file.contents.metadata, kept)
+            alone = {name: tensor for name, tensor in chosen.tensors.items() if name not in found.shared}
+            found.size = write_safetensors(target, alone, metadata, stream)
+            found.tensors = list(alone)
     return found
 
 
@@ -276,21 +280,16 @@ def _on_its_own(tensor: Tensor, copies: dict[int, Tensor]) -> Tensor:
 # --- safetensors
 
 
-def _write_safetensors(
-    found: Export,
-    file: BinaryIO,
-    stream: Stream,
-    source: CheckpointFile,
-    chosen: Weights,
-    kept: dict[Any, Any],
-    copy_shared: bool,
-) -> None:
-    metadata = {"format": "pt"} | source.contents.metadata
+def _shared(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Name → the first name of the same tensor, for those that have several."""
     first: dict[Any, str] = {}
-    for name, tensor in chosen.tensors.items() if not copy_shared else ():
-        kept_name = first.setdefault(_view(tensor), name)
-        if kept_name != name:
-            found.shared[name] = kept_name
+    kept = {name: first.setdefault(_view(tensor), name) for name, tensor in tensors.items()}
+    return {name: other for name, other in kept.items() if name != other}
+
+
+def _metadata(found: Export, before: dict[str, str], kept: dict[Any, Any]) -> dict[str, str]:
+    """The values beside the weights as text; what JSON cannot say is noted as left out or replaced."""
+    metadata = {"format": "pt"} | before
     for key, value in kept.items():
         try:
             metadata[str(key)] = to_json(value)
@@ -298,8 +297,6 @@ def _write_safetensors(
             found.left_out += [dotted((key, *path)) for path, part in walk(value) if isinstance(part, Tensor)]
         except CheckpointError:
             found.left_out.append(str(key))
-    for name, kept_name in found.shared.items():
-        metadata.setdefault(name, kept_name)
-    alone = {name: tensor for name, tensor in chosen.tensors.items() if name not in found.shared}
-    found.size = write_safetensors(file, alone, metadata, stream)
-    found.tensors = list(alone)
+    for name, first in found.shared.items():
+        metadata.setdefault(name, first)
+    return metadata

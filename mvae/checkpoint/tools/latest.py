@@ -65,11 +65,19 @@ def get_latest_checkpoint(folder: str | os.PathLike[str]) -> Path | str:
     name = os.fspath(folder)
     if "://" in name:
         return _of_url(name)
-    folder = Path(folder)
+    return _best(name, _candidates(path for path in ckpt_entries(Path(folder)) if path.is_file())).path
+
+
+def ckpt_entries(folder: Path) -> list[Path]:
+    """The entries of a folder that are called `.ckpt`, by name.
+
+    Raises:
+        CheckpointNotFoundError: no such folder.
+    """
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise CheckpointNotFoundError(f"{folder} {found}; expected the folder that ModelCheckpoint saves to.")
-    return _best(name, _candidates(path for path in sorted(folder.glob("*.ckpt")) if path.is_file())).path
+    return sorted(folder.glob("*.ckpt"))
 
 
 def _of_url(url: str) -> Path | str:

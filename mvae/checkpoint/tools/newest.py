@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mvae.checkpoint.formats.reading import read
+from mvae.checkpoint.tools.latest import ckpt_entries
 from mvae.checkpoint.tools.verifying import verify
 from mvae.errors import CheckpointError, CheckpointNotFoundError
 
@@ -102,11 +103,8 @@ def find_newest(folder: str | os.PathLike[str], unfit: Callable[[dict[str, Any]]
 
 def _followed(folder: Path) -> list[Path]:
     """The `.ckpt` entries of a folder, links followed, each file once."""
-    if not folder.is_dir():
-        found = "is a file" if folder.exists() else "does not exist"
-        raise CheckpointNotFoundError(f"{folder} {found}; expected the folder that ModelCheckpoint saves to.")
     entries: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.ckpt"), key=lambda path: (path.is_symlink(), path.name)):
+    for path in sorted(ckpt_entries(folder), key=lambda path: (path.is_symlink(), path.name)):
         target = path.resolve() if path.is_symlink() and path.exists() else path
         entries.setdefault(os.path.realpath(target), target)
     return list(entries.values())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 
 _ROUNDS = 8
 _TRIALS = 20
@@ -62,8 +62,7 @@ def _ends(name: str) -> list[str]:
 
 def _common_end(a: str, b: str) -> str:
     """The longest common end of two names that begins after a dot, or is the whole of one of them."""
-    x, y = a.split("."), b.split(".")
-    count = 0
-    while count < min(len(x), len(y)) and x[-1 - count] == y[-1 - count]:
-        count += 1
-    return ".".join(x[len(x) - count :])
+    alike = takewhile(
+        lambda pair: pair[0] == pair[1], zip(reversed(a.split(".")), reversed(b.split(".")), strict=False)
+    )
+    return ".".join(reversed([part for part, _ in alike]))

@@ -178,8 +178,8 @@ def _sort(found: Salvage, remains: Remains) -> None:
         heading, place = headings.of(entry.path), dotted(headings.place(entry.path)) or "the file"
         there[heading] += 1
         found.places[place] = found.places.get(place, 0) + 1
-        half = any(entry.path[: len(path)] == path for path in halves)
-        reason = why[entry.name] or ("left out: of no use without the rest, which is lost" if half else "")
+        useless = "left out: of no use without the rest, which is lost" if _within(entry.path, halves) else ""
+        reason = why[entry.name] or useless
         if reason:
             found.lost.append(Lost(entry.name, reason, place))
             continue

@@ -7,14 +7,16 @@ Here the whole file is read once, in blocks, at the speed of reading and a CRC-3
 from __future__ import annotations
 
 import os
+import struct
 from dataclasses import dataclass, field
 
-from mvae.checkpoint.files.archive import Archive, Member
+from mvae.checkpoint.files.archive import Archive
 from mvae.checkpoint.files.source import Input, Record, Source
 from mvae.checkpoint.formats.detect import Format, detect
 from mvae.checkpoint.formats.folders import is_checkpoint_folder
 from mvae.checkpoint.formats.stream import Progress, Stream
 from mvae.checkpoint.inspection import CheckpointFile, inspect
+from mvae.checkpoint.report.byte_budget import rest_heading
 from mvae.errors import CheckpointError, UnsupportedFileError
 from mvae.text import Result, many, printable, size
 
@@ -72,9 +74,7 @@ class Verification(Result):
         if self.damage:
             lines = [f"{name}: damaged"]
         elif self.checksums:
-            lines = [
-                f"{name}: all {many(self.checked, 'checksum')} right; {many(self.tensors, 'tensor')}, {size(self.size)}"
-            ]
+            lines = [f"{name}: all {many(self.checked, 'checksum')} right; {held}"]
         else:
             lines = [f"{name}: sound, but without checksums; {held}"]
         for damage in self.damage[:_SHOWN]:
@@ -108,15 +108,16 @@ def verify(path: Input, progress: Progress | None = None) -> Verification:
         _check_headers(found, file.contents.archive)
     _check_records(found, file.contents.records, _names_by_record(file), progress)
     if not found.checksums:
-        found.notes.append(_NO_CHECKSUMS.get(file.format, "It was saved without checksums: changed bytes do not show."))
+        why = _NO_CHECKSUMS.get(file.format, "It was saved without checksums")
+        found.notes.append(f"{why}: changed bytes do not show.")
     _check_gaps(found, file)
     return found
 
 
 _NO_CHECKSUMS = {
-    Format.LEGACY: "PyTorch's old format has no checksums: changed bytes do not show.",
-    Format.PICKLE: "A plain pickle has no checksums: changed bytes do not show.",
-    Format.SAFETENSORS: "safetensors has no checksums: changed bytes do not show.",
+    Format.LEGACY: "PyTorch's old format has no checksums",
+    Format.PICKLE: "A plain pickle has no checksums",
+    Format.SAFETENSORS: "safetensors has no checksums",
 }
 
 
@@ -197,14 +198,8 @@ def _check_headers(found: Verification, archive: Archive) -> None:
         if member.flags & 0x8:
             continue
         listed = (member.crc32 or 0, min(member.stored, 0xFFFFFFFF), min(member.size, 0xFFFFFFFF))
-        if _header_fields(archive, member) != listed:
+        if struct.unpack_from("<3L", archive.source.data, member.header + 14) != listed:
             found.damage.append(Damage(member.name, "its header and the zip's directory contradict each other."))
-
-
-def _header_fields(archive: Archive, member: Member) -> tuple[int, int, int]:
-    raw = archive.source.data[member.header + 14 : member.header + 26]
-    crc32, stored, full = (int.from_bytes(raw[start : start + 4], "little") for start in (0, 4, 8))
-    return crc32, stored, full
 
 
 def _check_gaps(found: Verification, file: CheckpointFile) -> None:
@@ -214,19 +209,11 @@ def _check_gaps(found: Verification, file: CheckpointFile) -> None:
     except CheckpointError as error:
         found.damage.append(Damage("the file", str(error)))
         return
-    left = budget.get(_GAPS.get(file.format, ""), 0)
+    # what is between the files of a folder, and after a pickle's end, is no damage
+    left = 0 if file.format in (Format.SHARDED, Format.PICKLE) else budget.get(rest_heading(file.format), 0)
     if file.format is Format.LEGACY:  # in front of each storage stands its length
         left -= 8 * sum(storage.record is not None for storage in file.contents.storages.values())
     if left:
         found.damage.append(
             Damage("the file", f"{many(left, 'byte')} belonging to nothing: it was cut, joined or changed.")
         )
-
-
-_GAPS = {
-    Format.ZIP: "not accounted for",
-    Format.TORCHSCRIPT: "not accounted for",
-    Format.SAFETENSORS: "padding",
-    Format.LEGACY: "bookkeeping",
-}
-"""The heading of the byte budget under which such bytes are counted."""
