@@ -6,6 +6,7 @@ first.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from mvae.checkpoint.files.archive import Member
@@ -85,32 +86,27 @@ def byte_budget(
     Raises:
         CheckpointError: pieces of the file overlap, so that no such sum exists.
     """
-    budget: dict[str, int] = {}
+    budget = Counter[str]()
     counted: set[int] = set()
-
-    def count(section: str, size: int) -> None:
-        if size:
-            budget[section] = budget.get(section, 0) + size
-
     for path, value in found:
         storage = value if isinstance(value, Storage) else value.storage
         if storage is not None and storage.record is not None and id(storage.record) not in counted:
             counted.add(id(storage.record))
-            count(sections.of(path), storage.record.stored)
+            budget[sections.of(path)] += storage.record.stored
     for record in contents.records:
         if id(record) not in counted:
-            count(_heading(contents, record), record.stored)
+            budget[_heading(contents, record)] += record.stored
     members = [record for record in contents.records if isinstance(record, Member)]
-    count("padding", sum(member.padding for member in members))
-    count("zip bookkeeping", sum(m.end - m.header - m.padding - m.stored for m in members))
+    budget["padding"] += sum(member.padding for member in members)
+    budget["zip bookkeeping"] += sum(m.end - m.header - m.padding - m.stored for m in members)
     if contents.archive is not None:
         first, last = contents.archive.directory
-        count("zip bookkeeping", last - first + contents.archive.end[1] - contents.archive.end[0])
-    rest = contents.size - sum(budget.values())
+        budget["zip bookkeeping"] += last - first + contents.archive.end[1] - contents.archive.end[0]
+    rest = contents.size - budget.total()
     if rest < 0:
         raise CheckpointError(f"{contents.path}: pieces of it overlap; it was changed after it was written.")
-    count(rest_heading(contents.format), rest)
-    return dict(sorted(budget.items(), key=lambda item: -item[1]))
+    budget[rest_heading(contents.format)] += rest
+    return {heading: count for heading, count in budget.most_common() if count}
 
 
 def rest_heading(format: Format) -> str:

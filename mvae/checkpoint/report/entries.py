@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from mvae.checkpoint.pickled.dtypes import ITEMSIZE, PACKED
@@ -9,6 +10,7 @@ from mvae.checkpoint.pickled.values import Tensor
 from mvae.checkpoint.pickled.walk import Path
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class TensorEntry:
     """A tensor and its place in the checkpoint.
 
@@ -18,12 +20,9 @@ class TensorEntry:
         tensor: what the file says about it.
     """
 
-    __slots__ = ("name", "path", "tensor")
-
-    def __init__(self, name: str, path: Path, tensor: Tensor) -> None:
-        self.name = name
-        self.path = path
-        self.tensor = tensor
+    name: str
+    path: Path
+    tensor: Tensor
 
     def to_dict(self) -> dict[str, Any]:
         """name, dtype, shape, stride, bytes, offset, storage, crc32, as JSON takes them.
@@ -52,8 +51,6 @@ def byte_span(tensor: Tensor) -> tuple[int, int]:
     """From the first byte of a tensor in its storage to past the last."""
     if 0 in tensor.shape:
         return 0, 0
-    last = tensor.offset
-    for length, step in zip(tensor.shape, tensor.stride, strict=False):
-        last += (length - 1) * step
+    last = tensor.offset + sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride, strict=False))
     size, packed = ITEMSIZE[tensor.dtype], PACKED.get(tensor.dtype, 1)
     return tensor.offset // packed * size, (last // packed + 1) * size

@@ -21,6 +21,7 @@ from mvae.checkpoint.report.weights import (
     weights_of,
 )
 from mvae.errors import CheckpointError
+from mvae.text import dotted
 
 _MAX_LOOKED_AT = 10_000
 """Values among which the weights are looked for once they are not in their usual place."""
@@ -40,9 +41,7 @@ def find_weights(contents: Contents, key: str | None = None) -> Weights:
     Raises:
         CheckpointError: there are none, or none under that key; the message says what to type.
     """
-    if key is not None:
-        return _at_key(contents, key)
-    found = usual(contents)
+    found = usual(contents) if key is None else _at_key(contents, key)
     if found is None:
         raise CheckpointError(_none_found(contents))
     return found
@@ -74,7 +73,7 @@ def _at_key(contents: Contents, key: str) -> Weights:
     if place is not None:
         return taken(contents, *place)
     for found in filter(None, (weights_of(contents), _around(contents, parts))):
-        below = _below(found, key) or _below(found, key.removeprefix(".".join(map(str, found.path)) + "."))
+        below = _below(found, key) or _below(found, key.removeprefix(dotted(found.path) + "."))
         if below is not None:
             return below
     missing = next(length for length in range(1, len(parts) + 1) if _follow(contents.tree, parts[:length]) is None)
@@ -111,16 +110,15 @@ def _follow(tree: Any, parts: list[str]) -> tuple[Path, Any] | None:
     path: list[Any] = []
     for step in parts:
         inside: Any = tree.attributes if isinstance(tree, Object) else tree
+        key: Any = None
         if isinstance(inside, (list, tuple)) and step.isdecimal() and int(step) < len(inside):
-            path.append(int(step))
+            key = int(step)
         elif isinstance(inside, dict):
-            key = next((key for key in inside if str(key) == step), None) if step not in inside else step
-            if key is None:
-                return None
-            path.append(key)
-        else:
+            key = step if step in inside else next((key for key in inside if str(key) == step), None)
+        if key is None:
             return None
-        tree = inside[path[-1]]
+        path.append(key)
+        tree = inside[key]
     return tuple(path), tree
 
 
@@ -137,15 +135,12 @@ def _none_found(contents: Contents) -> str:
         return f"no weights found under a usual key. If they are what you look for: {' or '.join(keys)}."
     if isinstance(tree, Object):
         return f"no weights found: the file is one object of the class {tree.cls}, and no `nn.Module` is in it."
-    held = ", ".join(map(str, list(tree)[:12])) if isinstance(tree, dict) else type(tree).__name__
-    hint = " If its tensors are weights: --key . (a dot)." if _has_tensors_directly(tree) else ""
+    if not isinstance(tree, dict):
+        return f"no weights found; the file holds {type(tree).__name__}."
+    held = ", ".join(map(str, list(tree)[:12]))
+    tensors = any(isinstance(value, Tensor) and not is_random(key, value) for key, value in tree.items())
+    hint = " If its tensors are weights: --key . (a dot)." if tensors else ""
     return f"no weights found; the file holds {held[:200]}.{hint}"
-
-
-def _has_tensors_directly(tree: Any) -> bool:
-    return isinstance(tree, dict) and any(
-        isinstance(value, Tensor) and not is_random(key, value) for key, value in tree.items()
-    )
 
 
 def candidates(tree: Any, limit: int = 6) -> list[str]:
@@ -154,10 +149,8 @@ def candidates(tree: Any, limit: int = 6) -> list[str]:
     for path, value in islice(walk(tree, plain=False), _MAX_LOOKED_AT):
         if not 0 < len(path) <= 4 or path[0] in TRAINING_KEYS or any("<" in str(step) for step in path):
             continue
-        key = ".".join(map(str, path))
-        within = any(key.startswith(other.removeprefix("--key ") + ".") for other in found)
-        if not within and (is_sure(value) or is_state_dict(value)):
-            found.append(f"--key {key}")
-            if len(found) == limit:
-                break
+        key = f"--key {dotted(path)}"
+        within = any(key.startswith(other + ".") for other in found)
+        if not within and len(found) < limit and (is_sure(value) or is_state_dict(value)):
+            found.append(key)
     return found

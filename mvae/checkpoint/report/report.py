@@ -152,19 +152,16 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Everything but the values, as JSON takes it: path, size, format, keys, tensors, bytes, facts, unsafe."""
         with collector_held_off():
-            return self._report()
-
-    def _report(self) -> dict[str, Any]:
-        return {
-            "path": self.path,
-            "size": self.size,
-            "format": str(self.format),
-            "keys": self.keys,
-            "tensors": [entry.to_dict() for entry in self.tensors],
-            "bytes": self.bytes,
-            "facts": {fact.name: fact.to_dict() for fact in self.facts},
-            "unsafe": self.safety.to_dict(),
-        }
+            return {
+                "path": self.path,
+                "size": self.size,
+                "format": str(self.format),
+                "keys": self.keys,
+                "tensors": [entry.to_dict() for entry in self.tensors],
+                "bytes": self.bytes,
+                "facts": {fact.name: fact.to_dict() for fact in self.facts},
+                "unsafe": self.safety.to_dict(),
+            }
 
     def __repr__(self) -> str:
         return f"<checkpoint {self.path}: {self.format}, {self.size:,} bytes, {len(self.tensors):,} tensors>"

@@ -21,6 +21,7 @@ from mvae.checkpoint.pickled.walk import Path, walk
 from mvae.checkpoint.report.modules import is_module, module_tensors, script_tensors
 from mvae.checkpoint.report.optimizers import is_optimizer_state
 from mvae.errors import CheckpointError
+from mvae.text import dotted
 
 WEIGHTS_KEYS = (
     "state_dict", "model_state_dict", "model_state", "model_dict", "model", "module", "net", "net_state_dict",
@@ -118,9 +119,7 @@ def weights_of(contents: Contents) -> Weights | None:
 def usual(contents: Contents) -> Weights | None:
     """The weights in the place where files of this kind have them; None if nothing is there."""
     tree = contents.tree
-    if contents.format is Format.TORCHSCRIPT and isinstance(tree, Object):
-        return _of_module(contents, (), tree)
-    if is_module(tree):
+    if is_module(tree) or (contents.format is Format.TORCHSCRIPT and isinstance(tree, Object)):
         return _of_module(contents, (), tree)
     if contents.format is Format.SAFETENSORS or is_state_dict(tree):
         return taken(contents, (), tree)
@@ -206,7 +205,7 @@ def taken(contents: Contents, path: Path, value: Any) -> Weights:
     if not path and contents.format is not Format.SAFETENSORS and _metadata(value) is None:
         _set_random_states_aside(found)
     if not (found.tensors or found.packed):
-        raise CheckpointError(f"there are no tensors under '{'.'.join(map(str, path)) or '.'}'.")
+        raise CheckpointError(f"there are no tensors under '{dotted(path) or '.'}'.")
     return found
 
 
@@ -218,10 +217,8 @@ def _set_random_states_aside(found: Weights) -> None:
 
 
 def _of_module(contents: Contents, path: Path, value: Object) -> Weights:
-    script = not is_module(value)
-    parts = list(script_tensors(contents, value) if script else module_tensors(value))
     found = Weights(path, exact=True)
-    for name, place, part, is_buffer in parts:
+    for name, place, part, is_buffer in module_tensors(value) if is_module(value) else script_tensors(contents, value):
         found.add(name, (*path, *place), part)
         if is_buffer:
             found.buffers.add(name)
