@@ -20,6 +20,10 @@ from torch import Tensor
 
 INK, ACCENT, PALE = "#1f3b57", "#c4561d", "#9fb3c5"
 BEST: dict[str, Any] = {"color": ACCENT, "linestyle": ":", "linewidth": 1.5}
+_STYLES: list[dict[str, Any]] = [
+    {"color": color, "linestyle": line}
+    for color, line in ((INK, "-"), (ACCENT, "--"), ("#4d7c59", "-."), ("#7a5c8e", ":"))
+]
 
 
 def rating_counts(ratings: pd.Series, threshold: float = 4.0) -> Figure:
@@ -52,8 +56,7 @@ def long_tail(likes: np.ndarray) -> Figure:
     ax.fill_between(rank[:head], ranked[:head], color=PALE, label=f"the first {head:,} films")
     ax.plot(rank, ranked, color=INK)
     ax.set_ylim(bottom=0)
-    ax.legend(frameon=False)
-    return figure
+    return _with_legend(figure)
 
 
 def normal_samples(samples: np.ndarray, mean: float, std: float) -> Figure:
@@ -63,8 +66,7 @@ def normal_samples(samples: np.ndarray, mean: float, std: float) -> Figure:
     z = np.linspace(mean - 4 * std, mean + 4 * std, 200)
     density = np.exp(-0.5 * ((z - mean) / std) ** 2) / (std * math.sqrt(2 * math.pi))
     ax.plot(z, density, color=INK, label=f"N({mean:g}, {std:g}²)")
-    ax.legend(frameon=False)
-    return figure
+    return _with_legend(figure)
 
 
 def gaussian_kl() -> Figure:
@@ -103,11 +105,11 @@ def kl_annealing(history: pd.DataFrame, best_step: int | None = None) -> Figure:
     then = ", then stays" if len(beta) > 1 and beta[-1] == beta[-2] else ""
     figure, ax = _figure(f"β grows by the same amount every step{then}", "optimizer step", "β", height=2.8)
     ax.plot(history["step"], history["beta"], color=INK)
-    if best_step is not None:
-        ax.axvline(best_step, **BEST, label=f"best epoch ends (step {best_step})")
-        ax.legend(frameon=False, loc="upper left")
     ax.set_ylim(bottom=0)
-    return figure
+    if best_step is None:
+        return figure
+    ax.axvline(best_step, **BEST, label=f"best epoch ends (step {best_step})")
+    return _with_legend(figure, "upper left")
 
 
 def beta_by_epoch(schedules: Mapping[str, tuple[float, int, int]], epochs: int) -> Figure:
@@ -119,11 +121,10 @@ def beta_by_epoch(schedules: Mapping[str, tuple[float, int, int]], epochs: int) 
     """
     figure, ax = _figure("The same steps, but how many epochs?", "epoch", "β")
     epoch = np.arange(epochs)
-    for (label, (most, anneal, steps)), style in zip(schedules.items(), _styles(), strict=False):
+    for (label, (most, anneal, steps)), style in zip(schedules.items(), _STYLES, strict=False):
         ax.plot(epoch, most * np.minimum(1, epoch * steps / anneal), label=label, **style)
     ax.set_ylim(bottom=0)
-    ax.legend(frameon=False)
-    return figure
+    return _with_legend(figure)
 
 
 def lr_decay(epochs: pd.DataFrame) -> Figure:
@@ -134,15 +135,12 @@ def lr_decay(epochs: pd.DataFrame) -> Figure:
     title = f"The learning rate {times}" + (" halved" if not len(drops) else "")
     figure, ax = _figure(title, "epoch", "learning rate (log scale)")
     ax.step(epoch, lr, where="post", color=INK)
-    ax.set_yscale("log", base=2)
     for drop in drops:
         ax.axvline(epoch[drop], color=PALE, linewidth=1, zorder=0)
         ax.plot(epoch[drop], lr[drop], "v", color=ACCENT, markersize=8)
         text = f"epoch {epoch[drop]}"
         ax.annotate(text, (epoch[drop], lr[drop]), (-6, -2), textcoords="offset points", ha="right", va="top")
-    values = sorted(set(lr), reverse=True)
-    ax.set_yticks(values, [f"{value:.3g}" for value in values])
-    ax.minorticks_off()
+    _halvings(ax, sorted(set(lr), reverse=True))
     ax.margins(y=0.15)
     return figure
 
@@ -161,13 +159,11 @@ def losses(history: pd.DataFrame) -> Figure:
     _label(left, "Training: NLL, and β·KL on top", "epoch", "nats per user, all films")
     left.plot(per_epoch["train_loss"], color=INK, label="loss = NLL + β·KL")
     left.plot(per_epoch["train_nll"], color=ACCENT, linestyle="--", label="NLL alone")
-    left.legend(frameon=False)
     _label(right, "Validation: falls, then stays", "epoch", "nats per user, held-out films")
     right.plot(validation, color=INK, label="validation loss")
     right.axvline(best, **BEST)
     right.plot(best, validation[best], "o", color=ACCENT, label=f"best: epoch {best}")
-    right.legend(frameon=False)
-    return figure
+    return _with_legend(figure)
 
 
 def kl_price(history: pd.DataFrame) -> Figure:
@@ -178,37 +174,37 @@ def kl_price(history: pd.DataFrame) -> Figure:
     ax.plot(kl, color=INK, label="KL")
     ax.plot(cost, color=ACCENT, linestyle="--", label="β·KL, what it adds to the loss")
     ax.set_ylim(bottom=0)
-    ax.legend(frameon=False)
-    return figure
+    return _with_legend(figure)
 
 
-def ranking(epochs: pd.DataFrame, metric: str = "val_ndcg@100") -> Figure:
-    """A validation metric against the epoch, with the epoch whose checkpoint is kept (lowest `val_loss`) marked."""
-    name = metric.removeprefix("val_").replace("ndcg", "NDCG").replace("recall", "Recall")
+def ranking(epochs: pd.DataFrame) -> Figure:
+    """NDCG@100 in validation against the epoch, with the epoch whose checkpoint is kept (lowest `val_loss`) marked."""
     best = epochs.loc[epochs["val_loss"].idxmin()]
-    figure, ax = _figure(f"{name} climbs fast, then levels off", "epoch", f"{name} (0 to 1)")
-    ax.plot(epochs["epoch"], epochs[metric], color=INK)
+    figure, ax = _figure("NDCG@100 climbs fast, then levels off", "epoch", "NDCG@100 (0 to 1)")
+    ax.plot(epochs["epoch"], epochs["val_ndcg@100"], color=INK)
     ax.axvline(best["epoch"], **BEST)
-    ax.plot(best["epoch"], best[metric], "o", color=ACCENT, label=f"lowest validation loss: epoch {best['epoch']:.0f}")
-    ax.legend(frameon=False, loc="lower right")
-    return figure
+    ax.plot(
+        best["epoch"],
+        best["val_ndcg@100"],
+        "o",
+        color=ACCENT,
+        label=f"lowest validation loss: epoch {best['epoch']:.0f}",
+    )
+    return _with_legend(figure, "lower right")
 
 
-def next_item(epochs: pd.DataFrame, baseline: float, metric: str = "val_ndcg@10") -> Figure:
-    """A next-item metric against the epoch, and the same of Popularity as a level line: below it at first, then above.
+def next_item(epochs: pd.DataFrame, baseline: float) -> Figure:
+    """NDCG@10 of the next item against the epoch, and the same of Popularity as a level line: below it at first, then above.
 
     Args:
         epochs: `result.epochs` of BERT4Rec.
         baseline: Popularity's value.
-        metric: which column.
     """
-    name = metric.removeprefix("val_").replace("ndcg", "NDCG").replace("hr", "HR")
-    figure, ax = _figure(f"{name} of the film that came next", "epoch", f"{name}, validation (0 to 1)")
-    ax.plot(epochs["epoch"], epochs[metric], "o-", color=INK, label="BERT4Rec")
+    figure, ax = _figure("NDCG@10 of the film that came next", "epoch", "NDCG@10, validation (0 to 1)")
+    ax.plot(epochs["epoch"], epochs["val_ndcg@10"], "o-", color=INK, label="BERT4Rec")
     ax.axhline(baseline, color=ACCENT, linestyle="--", label="Popularity")
     ax.set_ylim(bottom=0)
-    ax.legend(frameon=False, loc="lower right")
-    return figure
+    return _with_legend(figure, "lower right")
 
 
 def tensors_side_by_side(models: Mapping[str, tuple[Mapping[str, Tensor], Collection[str]]]) -> Figure:
@@ -276,15 +272,11 @@ def cuts(stories: Mapping[str, tuple[float, int]], start: float) -> Figure:
         start: the rate before the first cut.
     """
     figure, ax = _figure("Two stories, one end", "cut number", "learning rate (log scale)", height=2.8)
-    for (label, (factor, times)), style in zip(stories.items(), _styles(), strict=False):
+    for (label, (factor, times)), style in zip(stories.items(), _STYLES, strict=False):
         rates = start * factor ** np.arange(times + 1)
         ax.step(np.arange(times + 1), rates, where="post", label=label, marker="o", **style)
-    ax.set_yscale("log", base=2)
-    ticks = start * 0.5 ** np.arange(0, 7, 2)
-    ax.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
-    ax.minorticks_off()
-    ax.legend(frameon=False)
-    return figure
+    _halvings(ax, start * 0.5 ** np.arange(0, 7, 2))
+    return _with_legend(figure)
 
 
 def grades(counted: pd.DataFrame) -> Figure:
@@ -298,8 +290,7 @@ def grades(counted: pd.DataFrame) -> Figure:
     ax.barh(counted.index, counted["sum"], color=INK, label="right")
     ax.set_xticks(range(int(counted["size"].max()) + 1))
     ax.invert_yaxis()
-    ax.legend(frameon=False, loc="lower right")
-    return figure
+    return _with_legend(figure, "lower right")
 
 
 def times_seen(counts: Mapping[str, Sequence[int]]) -> Figure:
@@ -317,14 +308,26 @@ def times_seen(counts: Mapping[str, Sequence[int]]) -> Figure:
         ax.bar_label(bars)
     ax.set_xticks(range(3), ["never", "once", "twice"])
     ax.margins(y=0.15)
-    ax.legend(frameon=False)
+    return _with_legend(figure)
+
+
+def _figure(title: str, x: str, y: str, height: float = 3.2) -> tuple[Figure, Axes]:
+    figure, ax = plt.subplots(figsize=(7.5, height), layout="constrained")
+    _label(ax, title, x, y)
+    return figure, ax
+
+
+def _with_legend(figure: Figure, where: str = "best") -> Figure:
+    for ax in figure.axes:
+        ax.legend(frameon=False, loc=where)
     return figure
 
 
-def _figure(title: str, x: str, y: str, width: float = 7.5, height: float = 3.2) -> tuple[Figure, Axes]:
-    figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
-    _label(ax, title, x, y)
-    return figure, ax
+def _halvings(ax: Axes, ticks: Sequence[float]) -> None:
+    """A logarithmic scale on which every halving takes the same room."""
+    ax.set_yscale("log", base=2)
+    ax.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    ax.minorticks_off()
 
 
 def _label(ax: Axes, title: str, x: str, y: str) -> None:
@@ -332,12 +335,3 @@ def _label(ax: Axes, title: str, x: str, y: str) -> None:
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     ax.spines[["top", "right"]].set_visible(False)
-
-
-def _styles() -> Sequence[dict[str, Any]]:
-    return [
-        {"color": INK, "linestyle": "-"},
-        {"color": ACCENT, "linestyle": "--"},
-        {"color": "#4d7c59", "linestyle": "-."},
-        {"color": "#7a5c8e", "linestyle": ":"},
-    ]
