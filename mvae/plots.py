@@ -180,21 +180,16 @@ def kl_price(history: pd.DataFrame) -> Figure:
 def ranking(epochs: pd.DataFrame) -> Figure:
     """NDCG@100 in validation against the epoch, with the epoch whose checkpoint is kept (lowest `val_loss`) marked."""
     best = epochs.loc[epochs["val_loss"].idxmin()]
+    kept = f"lowest validation loss: epoch {best['epoch']:.0f}"
     figure, ax = _figure("NDCG@100 climbs fast, then levels off", "epoch", "NDCG@100 (0 to 1)")
     ax.plot(epochs["epoch"], epochs["val_ndcg@100"], color=INK)
     ax.axvline(best["epoch"], **BEST)
-    ax.plot(
-        best["epoch"],
-        best["val_ndcg@100"],
-        "o",
-        color=ACCENT,
-        label=f"lowest validation loss: epoch {best['epoch']:.0f}",
-    )
+    ax.plot(best["epoch"], best["val_ndcg@100"], "o", color=ACCENT, label=kept)
     return _with_legend(figure, "lower right")
 
 
 def next_item(epochs: pd.DataFrame, baseline: float) -> Figure:
-    """NDCG@10 of the next item against the epoch, and the same of Popularity as a level line: below it at first, then above.
+    """NDCG@10 of the next item against the epoch, and Popularity's as a level line: below it at first, then above.
 
     Args:
         epochs: `result.epochs` of BERT4Rec.
@@ -317,13 +312,13 @@ def _figure(title: str, x: str, y: str, height: float = 3.2) -> tuple[Figure, Ax
     return figure, ax
 
 
-def _with_legend(figure: Figure, where: str = "best") -> Figure:
+def _with_legend(figure: Figure, where: Any = "best") -> Figure:
     for ax in figure.axes:
         ax.legend(frameon=False, loc=where)
     return figure
 
 
-def _halvings(ax: Axes, ticks: Sequence[float]) -> None:
+def _halvings(ax: Axes, ticks: Sequence[float] | np.ndarray) -> None:
     """A logarithmic scale on which every halving takes the same room."""
     ax.set_yscale("log", base=2)
     ax.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
