@@ -30,11 +30,8 @@ _PART = re.compile(r"\.[0-9a-f]{16}\.mvae-part")
 _DAY = 86_400
 
 _ADVICE = {
-    errno.ENOSPC: "Free some space, keep fewer checkpoints, or save to another disk.",
-    errno.EDQUOT: "Free some space, keep fewer checkpoints, or save to another disk.",
-    errno.EACCES: "Save to a folder that you may write to.",
-    errno.EPERM: "Save to a folder that you may write to.",
-    errno.EROFS: "Save to a folder that you may write to.",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space, keep fewer checkpoints, or save to another disk."),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Save to a folder that you may write to."),
     errno.EISDIR: "Remove that folder, or save under another name.",
 }
 

@@ -18,14 +18,8 @@ from mvae.errors import CheckpointError, DataError, NothingToSaveError
 
 #: The module of each command; `inspect` is the function `inspect_command` there, and its docstring is the help.
 COMMANDS = {
-    "train": "recommender",
-    "recommend": "recommender",
-    "inspect": "checkpoints",
-    "verify": "checkpoints",
-    "diff": "checkpoints",
-    "salvage": "checkpoints",
-    "export": "checkpoints",
-    "plain": "checkpoints",
+    **dict.fromkeys(("train", "recommend"), "recommender"),
+    **dict.fromkeys(("inspect", "verify", "diff", "salvage", "export", "plain"), "checkpoints"),
 }
 
 

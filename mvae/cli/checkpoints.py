@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mvae.cli.options import Parser, whole
 from mvae.cli.scanning import scan
@@ -12,6 +12,8 @@ from mvae.errors import CheckpointError
 from mvae.text import printable
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable
     from types import TracebackType
 
     from rich.progress import Progress
@@ -133,10 +135,7 @@ def salvage_command(parser: Parser) -> int:
 
     from mvae.checkpoint.tools.salvaging import salvage
 
-    with _Bar(f"reading {options.file}") as progress:
-        found = salvage(_source(options.file), _target(options.out), progress)
-    _report(found if options.json else found.text(options.all), options.json, error=options.out == "-")
-    return int(not found.complete)
+    return int(not _written(salvage, options).complete)
 
 
 def export_command(parser: Parser) -> int:
@@ -156,17 +155,8 @@ def export_command(parser: Parser) -> int:
 
     from mvae.checkpoint.tools.exporting import export
 
-    with _Bar(f"reading {options.file}") as progress:
-        found = export(
-            _source(options.file),
-            _target(options.out),
-            format=options.format,
-            key=options.key,
-            strip_prefix=options.strip_prefix,
-            copy_shared=options.copy_shared,
-            progress=progress,
-        )
-    _report(found, options.json, error=options.out == "-")
+    names = ("format", "key", "strip_prefix", "copy_shared")
+    _written(export, options, **{name: getattr(options, name) for name in names})
     return 0
 
 
@@ -184,9 +174,7 @@ def plain_command(parser: Parser) -> int:
 
     from mvae.checkpoint.tools.plain_values import plain
 
-    with _Bar(f"reading {options.file}") as progress:
-        found = plain(_source(options.file), _target(options.out), allow_loss=options.allow_loss, progress=progress)
-    _report(found if options.json else found.text(options.all), options.json, error=options.out == "-")
+    _written(plain, options, allow_loss=options.allow_loss)
     return 0
 
 
@@ -197,18 +185,24 @@ def _file_to_file(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help=JSON)
 
 
+def _written(tool: Callable[..., Any], options: Namespace, **settings: Any) -> Any:
+    """Have a tool read one checkpoint and write another file; its report, which is also printed."""
+    out = sys.stdout.buffer if options.out == "-" else options.out
+    with _Bar(f"reading {options.file}") as progress:
+        found = tool(_source(options.file), out, progress=progress, **settings)
+    text = found if options.json or "all" not in options else found.text(options.all)
+    _report(text, options.json, file=sys.stderr if options.out == "-" else sys.stdout)
+    return found
+
+
 def _source(name: str) -> str | memoryview:
     return _standard_input() if name == "-" else name
 
 
-def _target(name: str) -> str | BinaryIO:
-    return sys.stdout.buffer if name == "-" else name
-
-
-def _report(found: Any, json: bool, error: bool = False) -> None:
+def _report(found: Any, json: bool, file: TextIO | None = None) -> None:
     from json import dumps
 
-    print(dumps(found.to_dict(), allow_nan=False) if json else found, file=sys.stderr if error else sys.stdout)
+    print(dumps(found.to_dict(), allow_nan=False) if json else found, file=file)
 
 
 def _standard_input() -> memoryview:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from mvae.checkpoint.pickled.values import (
     Storage,
     Tensor,
 )
-from mvae.checkpoint.pickled.walk import children, count, is_leaf
+from mvae.checkpoint.pickled.walk import Path, children, count, is_leaf
 from mvae.checkpoint.report.entries import byte_span
 from mvae.text import printable, size
 
@@ -74,9 +75,8 @@ class Outline:
         if not isinstance(tree, dict):
             return [self._node("", tree, self.depth, ())]
         short = {key: value for key, value in tree.items() if is_leaf(value) and not isinstance(value, Tensor)}
-        found = [self._node(key, value, self.depth, (key,)) for key, value in self._first(tree, short)]
-        if len(tree) - len(short) > self.most:
-            found.append(more(len(tree) - len(short) - self.most + 1))
+        long = ((key, value) for key, value in tree.items() if key not in short)
+        found = self._listed(long, len(tree) - len(short), self.depth, ())
         if short and self.most == sys.maxsize:
             found += [Node(printable(str(key)), self._brief(value)) for key, value in short.items()]
         elif short:
@@ -84,11 +84,13 @@ class Outline:
             found.append(Node(printable(" · ".join(shown[:20]), 2 * MAX_LINE)))
         return found
 
-    def _first(self, tree: dict[Any, Any], leave_out: dict[Any, Any]) -> list[tuple[Any, Any]]:
-        kept = [(key, value) for key, value in tree.items() if key not in leave_out]
-        return kept if len(kept) <= self.most else kept[: self.most - 1]
+    def _listed(self, parts: Iterable[tuple[Any, Any]], total: int, depth: int, path: Path) -> list[Node]:
+        """A line for each of the first parts, and one for the rest."""
+        shown = total if total <= self.most else self.most - 1
+        found = [self._node(step, part, depth, (*path, step)) for step, part in islice(parts, shown)]
+        return [*found, more(total - shown)] if shown < total else found
 
-    def _node(self, label: Any, value: Any, depth: int, path: tuple[Any, ...]) -> Node:
+    def _node(self, label: Any, value: Any, depth: int, path: Path) -> Node:
         self.left -= 1
         name = printable(str(label), 48)
         if isinstance(value, Tensor):
@@ -102,7 +104,7 @@ class Outline:
             return Node(name, line)
         return Node(name, self._summary(value), children=self._inside(value, depth, path))
 
-    def _inside(self, value: Any, depth: int, path: tuple[Any, ...]) -> list[Node]:
+    def _inside(self, value: Any, depth: int, path: Path) -> list[Node]:
         """The lines of what is in a container; none where the outline ends."""
         if depth <= 0 or self.left <= 0:
             return []
@@ -110,13 +112,9 @@ class Outline:
         if isinstance(value, Object) and total < 100:  # an nn.Module has a dozen empty dicts for hooks
             kept = [(step, part) for step, part in parts if part or not str(step).startswith("_")]
             parts, total = iter(kept), len(kept)
-        shown = total if total <= self.most else self.most - 1
-        found = [self._node(step, part, depth - 1, (*path, step)) for step, part in islice(parts, shown)]
-        if shown < total:
-            found.append(more(total - shown))
-        return found
+        return self._listed(parts, total, depth - 1, path)
 
-    def _tensor(self, name: str, tensor: Tensor, depth: int, path: tuple[Any, ...]) -> Node:
+    def _tensor(self, name: str, tensor: Tensor, depth: int, path: Path) -> Node:
         text = f"{list(tensor.shape)} {tensor.dtype}"
         if tensor.numel == 1 and tensor.file_offset is not None:
             text += f" = {self._brief(tensor.item())}"
@@ -130,7 +128,7 @@ class Outline:
             text += f"  {how} {printable(first, 48)}"
         return Node(name, text, "tensor", self._inside(tensor, depth, path))
 
-    def _object(self, name: str, value: Object, depth: int, path: tuple[Any, ...]) -> Node:
+    def _object(self, name: str, value: Object, depth: int, path: Path) -> Node:
         cls = printable(str(value.cls), 80)
         style = "danger" if str(value.cls) in self.system else "foreign"
         known = meaning(value)

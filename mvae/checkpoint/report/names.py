@@ -32,20 +32,9 @@ def wrappers(names: Iterable[str], leading: bool = True) -> dict[str, int]:
         names: of the weights.
         leading: False if the beginning of a name is the model's own, as in a Lightning checkpoint `module.` is.
     """
-    found: dict[str, int] = {}
     names = list(names)
-    for part in ANYWHERE:
-        count = sum(part in name.split(".") for name in names if part in name)
-        if count:
-            found[part] = count
-    shorter = list(map(_without, names)) if found else names
-    for _ in range(_MAX_NEST):
-        first = _shared_beginning(shorter, leading)
-        if first is None:
-            break
-        found[first] = len(names)
-        shorter = [name.removeprefix(first + ".") for name in shorter]
-    return found
+    found = {part: sum(part in name.split(".") for name in names if part in name) for part in ANYWHERE}
+    return {part: count for part, count in found.items() if count} | dict.fromkeys(_nest(names, leading), len(names))
 
 
 def renaming(names: Sequence[str], strip: Sequence[str] = (), leading: bool = True) -> Callable[[str], str]:
@@ -59,21 +48,7 @@ def renaming(names: Sequence[str], strip: Sequence[str] = (), leading: bool = Tr
     Raises:
         CheckpointError: no name has the prefix.
     """
-    prefixes: list[str] = []
-    shorter = list(map(_without, names))
-
-    def take_off(prefix: str) -> None:
-        prefixes.append(prefix)
-        shorter[:] = [name.removeprefix(prefix) for name in shorter]
-
-    while len(prefixes) < _MAX_NEST and (part := _shared_beginning(shorter, leading)) is not None:
-        take_off(f"{part}.")
-    for prefix in strip:
-        if not any(name.startswith(prefix) for name in shorter) and prefix not in prefixes:
-            raise CheckpointError(
-                f"no tensor's name starts with '{prefix}'; the first is '{(*shorter, 'nothing')[0]}'."
-            )
-        take_off(prefix)
+    prefixes = [f"{part}." for part in _nest(names, leading)]
 
     def rename(name: str) -> str:
         name = _without(name)
@@ -81,6 +56,12 @@ def renaming(names: Sequence[str], strip: Sequence[str] = (), leading: bool = Tr
             name = name.removeprefix(prefix)
         return name
 
+    for prefix in strip:
+        shorter = list(map(rename, names))
+        if not any(name.startswith(prefix) for name in shorter) and prefix not in prefixes:
+            first = (*shorter, "nothing")[0]
+            raise CheckpointError(f"no tensor's name starts with '{prefix}'; the first is '{first}'.")
+        prefixes.append(prefix)
     return rename
 
 
@@ -102,6 +83,16 @@ def own_names(names: Sequence[str], strip: Sequence[str] = (), leading: bool = T
 
 def _without(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in ANYWHERE)
+
+
+def _nest(names: Iterable[str], leading: bool) -> list[str]:
+    """The wrappers with which every name begins, the outermost first."""
+    found: list[str] = []
+    shorter = list(map(_without, names))
+    while len(found) < _MAX_NEST and (part := _shared_beginning(shorter, leading)) is not None:
+        found.append(part)
+        shorter = [name.removeprefix(part + ".") for name in shorter]
+    return found
 
 
 def _shared_beginning(names: Iterable[str], leading: bool) -> str | None:

@@ -55,14 +55,12 @@ class Loops:
     @property
     def train_loaders(self) -> list[Any]:
         """Trainer.train_dataloader gives them nested as the user passed them."""
-        loader = self.fit._combined_loader
-        return [] if loader is None else loader.flattened
+        return _flattened(self.fit)
 
     @property
     def validation_loaders(self) -> list[Any]:
         """Trainer.val_dataloaders gives them nested as the user passed them."""
-        loader = self.validation._combined_loader
-        return [] if loader is None else loader.flattened
+        return _flattened(self.validation)
 
     def accumulating(self) -> bool:
         """Whether the gradients of this batch wait for the next: Trainer has the number of batches, not the rule."""
@@ -247,6 +245,10 @@ class Loops:
                 result.value = self.trainer.lightning_module.get_submodule(saved["meta"]["metric_attribute"])
             result._update_count = saved["updates"]
             results_here[key] = result
+
+
+def _flattened(loop: Any) -> list[Any]:
+    return [] if loop._combined_loader is None else loop._combined_loader.flattened
 
 
 _META = (

@@ -140,21 +140,12 @@ class SaveNewest(Checkpoint):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         step, self._step = self._step, trainer.global_step
-        if trainer.global_step == step:
-            return  # gradients are being accumulated
-        stop = self._stop_signal(trainer)
-        if stop or self._is_due(trainer):
-            self._save(trainer)
-        if stop:
-            self._stop(trainer, stop)
+        if trainer.global_step != step:  # else gradients are being accumulated
+            self._save_if(self._is_due(trainer), trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:
         self.ended = _end(trainer)
-        stop = self._stop_signal(trainer)
-        if stop or (self.every is not None and (self.ended or self.every == EPOCH)):
-            self._save(trainer)
-        if stop:
-            self._stop(trainer, stop)
+        self._save_if(self.every is not None and (bool(self.ended) or self.every == EPOCH), trainer)
 
     def on_train_end(self, trainer: L.Trainer, model: L.LightningModule) -> None:
         self._give_back()
@@ -176,6 +167,14 @@ class SaveNewest(Checkpoint):
         return isinstance(self.every, int) and trainer.global_step % self.every == 0
 
     # --- saving
+
+    def _save_if(self, due: bool, trainer: L.Trainer) -> None:
+        """Save if it is due, or if a signal ends the run here."""
+        stop = self._stop_signal(trainer)
+        if stop or due:
+            self._save(trainer)
+        if stop:
+            self._stop(trainer, stop)
 
     def _save(self, trainer: L.Trainer) -> None:
         self._saved_at = time.monotonic()

@@ -85,7 +85,10 @@ def realign(
     old, new = _vocabulary_of(checkpoint, model, Path(path).name, saved_vocabulary), list(vocabulary)
     pairs = _shared(old, new, strict)
     rows = _Rows(torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T, len(old), len(new))
-    save(_carried_over(checkpoint, model, rows, new, source, seed), out)
+    carried = _carried_over(checkpoint, model, rows, seed)
+    key, state = find_vocabulary(checkpoint) or (kind_of(None, model).data.__qualname__, {})
+    carried[key] = {"item_ids": new, "source": source or state.get("source")}
+    save(carried, out)
     before, now = set(old), set(new)
     return Realigned(
         Path(out),
@@ -115,14 +118,7 @@ class _Rows:
         return self.carry(old, old.new_zeros(shape), dim)
 
 
-def _carried_over(
-    checkpoint: dict[str, Any],
-    model: ItemModel,
-    rows: _Rows,
-    vocabulary: list[Hashable],
-    source: str | None,
-    seed: int,
-) -> dict[str, Any]:
+def _carried_over(checkpoint: dict[str, Any], model: ItemModel, rows: _Rows, seed: int) -> dict[str, Any]:
     settings = checkpoint["hyper_parameters"] | {"num_items": rows.count}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -139,8 +135,6 @@ def _carried_over(
     new["lr_schedulers"] = [_watching_anew(state) for state in checkpoint.get("lr_schedulers", [])]
     new["callbacks"] = {}
     new["loops"] = _between_epochs(checkpoint["loops"])
-    key, state = find_vocabulary(checkpoint) or (kind_of(None, model).data.__qualname__, {})
-    new[key] = {"item_ids": vocabulary, "source": source or state.get("source")}
     return new
 
 
