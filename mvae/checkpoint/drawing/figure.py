@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mvae.checkpoint.report.report import Report
 from mvae.text import printable, size
-
-if TYPE_CHECKING:
-    from mvae.checkpoint.report.report import Report
 
 
 def byte_budget_figure(file: Report, limit: int = 10) -> Any:

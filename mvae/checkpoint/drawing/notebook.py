@@ -7,14 +7,11 @@ from the file is escaped.
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
 
 from mvae.checkpoint.drawing.outline import Node, Outline
 from mvae.checkpoint.drawing.terminal import fact_nodes, safety_nodes
+from mvae.checkpoint.report.report import Report
 from mvae.text import printable, size
-
-if TYPE_CHECKING:
-    from mvae.checkpoint.report.report import Report
 
 _DEPTH = 5
 """Levels of the tree that can be unfolded."""

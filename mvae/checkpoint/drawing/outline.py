@@ -6,26 +6,14 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mvae.checkpoint.pickled.meaning import meaning
-from mvae.checkpoint.pickled.values import (
-    Blob,
-    Global,
-    NumpyArray,
-    NumpyDtype,
-    NumpyScalar,
-    Object,
-    ObjectDict,
-    Storage,
-    Tensor,
-)
+from mvae.checkpoint.pickled.values import Global, Object, ObjectDict, Tensor
 from mvae.checkpoint.pickled.walk import Path, children, count, is_leaf
 from mvae.checkpoint.report.entries import byte_span
+from mvae.checkpoint.report.report import Report
 from mvae.text import printable, size
-
-if TYPE_CHECKING:
-    from mvae.checkpoint.report.report import Report
 
 MAX_LINE = 96
 """Letters of a value that a line shows; a container that fits is written in one line."""
@@ -170,18 +158,16 @@ class Outline:
         """A plain value in a few letters; numbers short enough to read."""
         if isinstance(value, str):
             return printable(f'"{value}"', MAX_LINE)
-        if isinstance(value, float) and not isinstance(value, bool):
+        if isinstance(value, float):
             text = f"{value:.10g}"
             return f"{text}.0" if text.lstrip("-").isdigit() else text
-        if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
+        if isinstance(value, int) and value.bit_length() > 200:
             return f"integer of {value.bit_length():,} bits"
         if isinstance(value, (bytes, bytearray)):
             return f"{len(value):,} bytes"
-        if isinstance(value, (Global, Blob, NumpyArray, NumpyDtype, NumpyScalar, Storage)):
-            return printable(repr(value), MAX_LINE)
         if isinstance(value, (dict, list, tuple, set, frozenset)):
             return self._one_line(value) or "…"
-        return printable(str(value), MAX_LINE)
+        return printable(repr(value) if isinstance(value, Global) else str(value), MAX_LINE)
 
 
 def _shared(file: Report) -> dict[str, tuple[str, str]]:

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from mvae.checkpoint.drawing.outline import MAX_LINE, Node, Outline, more
 from mvae.checkpoint.formats.detect import Format
 from mvae.checkpoint.pickled.limits import collector_held_off
+from mvae.checkpoint.report.report import Report
+from mvae.checkpoint.report.safety import Refusal
 from mvae.text import printable, size
 
 if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree
-
-    from mvae.checkpoint.report.report import Report
-    from mvae.checkpoint.report.safety import Refusal
 
 STYLES = {
     "title": "bold",

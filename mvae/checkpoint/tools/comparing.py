@@ -79,7 +79,8 @@ def _compare(found: Difference, pairs: list[tuple[TensorEntry, TensorEntry]], pr
             found.by_checksums += bool(same)
             if same is None:
                 found.by_bytes += 1
-                same = _same_bytes(_blocks(stream_a, a.tensor), _blocks(stream_b, b.tensor))
+                blocks = zip_longest(_blocks(stream_a, a.tensor), _blocks(stream_b, b.tensor))
+                same = all(x == y for x, y in blocks)
             if same:
                 found.equal += 1
             else:
@@ -131,10 +132,6 @@ def _record(tensor: Tensor) -> Record | None:
 
 def _order(tensor: Tensor) -> str:
     return tensor.storage.byteorder if tensor.storage is not None else ""
-
-
-def _same_bytes(a: Iterator[memoryview], b: Iterator[memoryview]) -> bool:
-    return all(x == y for x, y in zip_longest(a, b))
 
 
 def _same_content(found: Difference) -> list[tuple[str, str]]:

@@ -41,7 +41,8 @@ def numbers(raw: bytes | memoryview, dtype: str) -> Array:
     if dtype in _UPPER_HALF:
         half, whole, real = _UPPER_HALF[dtype]
         part = numpy.frombuffer(raw, half)
-        return (part.astype(whole) << 8 * part.itemsize).view(real).astype(numpy.float64)
+        with numpy.errstate(invalid="ignore"):  # a nan may be one that signals
+            return (part.astype(whole) << 8 * part.itemsize).view(real).astype(numpy.float64)
     if dtype == "float8_e8m0fnu":
         power = numpy.frombuffer(raw, numpy.uint8)
         return numpy.where(power == 0xFF, numpy.nan, 2.0 ** (power - 127.0))

@@ -27,6 +27,7 @@ from mvae.checkpoint.report.finding import find_weights, other_weights
 from mvae.checkpoint.report.names import own_names, renaming
 from mvae.checkpoint.report.optimizers import is_optimizer_state
 from mvae.checkpoint.report.weights import SETTINGS_KEYS, TRAINING_KEYS, Weights
+from mvae.checkpoint.tools.plain_values import name_of
 from mvae.errors import CheckpointError
 from mvae.text import Result, dotted, many, printable, size
 
@@ -107,7 +108,7 @@ def export(
         CheckpointError: no weights; more of them than one file takes, and no `key` that chooses; one that the format
             cannot hold or that is damaged; `out` is the checkpoint itself or cannot be written.
     """
-    name = os.fspath(out) if isinstance(out, (str, os.PathLike)) else "-"
+    name = name_of(out)
     format = _known_format(name, format)
     refuse_to_overwrite(path, out)
     file = inspect(path)

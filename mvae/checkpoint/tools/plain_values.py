@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 from mvae.checkpoint.files.source import Input
 from mvae.checkpoint.formats.detect import Format
@@ -98,8 +99,7 @@ def plain(path: Input, out: Output, *, allow_loss: bool = False, progress: Progr
         CheckpointError: something has no plain form, and that is not allowed; there is no pickle in the file; it is
             damaged; `out` is the checkpoint itself or cannot be written.
     """
-    if not isinstance(path, (bytes, bytearray, memoryview)) and os.path.isdir(path):
-        raise CheckpointError(f"{os.fspath(path)} is a folder; `mvae plain` works on one file.")
+    refuse_folder(path, "`mvae plain`")
     refuse_to_overwrite(path, out)
     contents = read(path)
     if contents.trace is None:
@@ -108,15 +108,27 @@ def plain(path: Input, out: Output, *, allow_loss: bool = False, progress: Progr
         raise CheckpointError(f"{contents.path} is a TorchScript model, code and all; `mvae export` takes its weights.")
     if not allow_loss:
         _refuse_losses(contents.path, Plain().go_through(contents.tree))
-    name = os.fspath(out) if isinstance(out, (str, os.PathLike)) else "-"
-    found = PlainCopy(contents.path, name, contents.size)
-    pickler = Pickler()
-    with output(out) as file, Stream(progress) as stream:
-        found.size = write_checkpoint(
-            file, contents.tree, lambda stored: stream.storage(stored.storage, stored.dtype), pickler
-        )
-    found.replaced = pickler.replaced
+    found = PlainCopy(contents.path, name_of(out), contents.size)
+    found.size, found.replaced = write_plain(contents.tree, out, Pickler(), progress)
     return found
+
+
+def refuse_folder(path: Input, tool: str) -> None:
+    """Raise a CheckpointError if it is one: the tool works on a file."""
+    if not isinstance(path, (bytes, bytearray, memoryview)) and os.path.isdir(path):
+        raise CheckpointError(f"{os.fspath(path)} is a folder; {tool} works on one file.")
+
+
+def name_of(out: Output) -> str:
+    """What to call a file that is written; `-` if it is a stream."""
+    return os.fspath(out) if isinstance(out, (str, os.PathLike)) else "-"
+
+
+def write_plain(tree: Any, out: Output, pickler: Pickler, progress: Progress | None) -> tuple[int, list[Replaced]]:
+    """Write a tree as a checkpoint, its tensors from where they are: the bytes of it, and what the pickler replaced."""
+    with output(out) as file, Stream(progress) as stream:
+        size = write_checkpoint(file, tree, lambda stored: stream.storage(stored.storage, stored.dtype), pickler)
+    return size, pickler.replaced
 
 
 def _refuse_losses(path: str, replaced: list[Replaced]) -> None:

@@ -7,15 +7,14 @@ content, and listed too.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mvae.checkpoint.files.source import Input, Source
 from mvae.checkpoint.formats.detect import Format
-from mvae.checkpoint.formats.stream import Progress, Stream
-from mvae.checkpoint.formats.zip_writer import Output, output, refuse_to_overwrite, write_checkpoint
+from mvae.checkpoint.formats.stream import Progress
+from mvae.checkpoint.formats.zip_writer import Output, refuse_to_overwrite
 from mvae.checkpoint.pickled.plain import Replaced
 from mvae.checkpoint.pickled.values import Storage, Tensor
 from mvae.checkpoint.pickled.walk import Path, is_leaf, walk
@@ -24,8 +23,8 @@ from mvae.checkpoint.report.byte_budget import Sections
 from mvae.checkpoint.report.entries import TensorEntry
 from mvae.checkpoint.report.report import Report
 from mvae.checkpoint.report.weights import is_buffer
+from mvae.checkpoint.tools.plain_values import name_of, refuse_folder, write_plain
 from mvae.checkpoint.tools.remains import Remains, find_remains, nothing
-from mvae.errors import CheckpointError
 from mvae.text import Result, dotted, many, printable, size
 
 
@@ -126,8 +125,7 @@ def salvage(path: Input, out: Output, progress: Progress | None = None) -> Salva
     Raises:
         CheckpointError: nothing can be saved; `out` is the damaged file; or `out` cannot be written.
     """
-    if not isinstance(path, (bytes, bytearray, memoryview)) and os.path.isdir(path):
-        raise CheckpointError(f"{os.fspath(path)} is a folder; salvage works on one file.")
+    refuse_folder(path, "salvage")
     refuse_to_overwrite(path, out)
     source = Source.open(path)
     remains = find_remains(source, progress)
@@ -139,14 +137,11 @@ def salvage(path: Input, out: Output, progress: Progress | None = None) -> Salva
 
     if isinstance(tree, (Tensor, Storage)) and not keep(tree):
         raise nothing(f"the only tensor in {source.name} is lost.")
-    found = Salvage(source.name, os.fspath(out) if isinstance(out, (str, os.PathLike)) else "-", notes=remains.notes)
+    found = Salvage(source.name, name_of(out), notes=remains.notes)
     _sort(found, remains)
     if not found.kept and not _has_values(tree):
         raise nothing(f"in what is left of {source.name} there is neither a tensor nor a value.")
-    pickler = Pickler(keep)
-    with output(out) as file, Stream(progress) as stream:
-        found.size = write_checkpoint(file, tree, lambda stored: stream.storage(stored.storage, stored.dtype), pickler)
-    found.replaced = pickler.replaced
+    found.size, found.replaced = write_plain(tree, out, Pickler(keep), progress)
     return found
 
 

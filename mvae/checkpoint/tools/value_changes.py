@@ -63,13 +63,9 @@ class ValueChange:
         if self.after is ABSENT:
             return f"- {name}  {brief(self.before)}"
         if _folds(self.before, self.after) and max(len(self.before), len(self.after)) > 8:
-            return f"~ {name}  {_summary(self.before, self.after)}"
+            x, y, differ = self.before, self.after, sum(1 for _ in _differing(self.before, self.after))
+            return f"~ {name}  {type(x).__name__}: {len(x):,} → {len(y):,} entries, {differ:,} of them differ"
         return f"~ {name}  {brief(self.before)} → {brief(self.after)}"
-
-
-def _summary(x: Any, y: Any) -> str:
-    differ = sum(1 for _ in _differing(x, y))
-    return f"{type(x).__name__}: {len(x):,} → {len(y):,} entries, {differ:,} of them differ"
 
 
 def brief(value: Any) -> str:

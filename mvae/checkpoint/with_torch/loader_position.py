@@ -106,7 +106,6 @@ class Passes:
         mine = take(_CPU)
         seed_all(self._seed)
         self._stream = take(_CPU)
-        put(mine, _CPU)
         return self._in_stream(begin, mine)
 
     def _in_stream(self, draw: Callable[[], Any], mine: Snapshot) -> Any:

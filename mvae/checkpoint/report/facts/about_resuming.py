@@ -113,10 +113,9 @@ def _gradients_pend(run: Run) -> bool:
 def _plateau_is_behind(run: Run) -> bool:
     """True if ReduceLROnPlateau has not yet seen the loss of the epoch that has ended."""
     done = run.epochs_done()
-    for number in range(8):
-        scheduler = ("lr_schedulers", number)
-        if run.number(*scheduler, "num_bad_epochs") is not None and not run.in_epoch():
-            seen = run.number(*scheduler, "last_epoch")
+    for number in range(0 if run.in_epoch() else 8):
+        if run.number("lr_schedulers", number, "num_bad_epochs") is not None:
+            seen = run.number("lr_schedulers", number, "last_epoch")
             if seen is None or done is None or seen < done[0]:
                 return True
     return False
@@ -132,10 +131,8 @@ def _as_far_as_it_shows(run: Run) -> tuple[bool, str]:
 
 
 def _cannot_resume(run: Run, whole: int, parameters: int) -> Fact:
-    text = (
-        f"training cannot be resumed: the optimizer's state is incomplete ({whole:,} of {many(parameters, 'parameter')}"
-        f" {'has' if parameters == 1 else 'have'} all of it)"
-    )
+    of = f"{whole:,} of {many(parameters, 'parameter')} {'has' if parameters == 1 else 'have'} all of it"
+    text = f"training cannot be resumed: the optimizer's state is incomplete ({of})"
     weights = run.sections.weights
     tensors = len(distinct(weights.tensors.values())) if weights else 0
     if 0 < tensors < parameters:
@@ -148,11 +145,8 @@ def _cannot_resume(run: Run, whole: int, parameters: int) -> Fact:
 
 def _random_states(run: Run) -> list[str]:
     """Names of what is, or is called, the state of a random generator."""
-    found = [
-        entry.name
-        for entry in run.tensors
-        if (entry.tensor.dtype, entry.tensor.shape) == ("uint8", (_GENERATOR_BYTES,))
-    ]
+    state = ("uint8", (_GENERATOR_BYTES,))
+    found = [entry.name for entry in run.tensors if (entry.tensor.dtype, entry.tensor.shape) == state]
     settings = ("hyper_parameters", "datamodule_hyper_parameters", "state_dict")
     inside = {key: value for key, value in run.tree.items() if key not in settings}
     found += [dotted(path) for path, value in walk(inside, plain=False) if _is_called_generator(path, value)]

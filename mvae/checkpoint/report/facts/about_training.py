@@ -105,9 +105,9 @@ def learning_rate(run: Run) -> Iterator[Fact]:
 def _scheduler(run: Run, number: int) -> dict[str, Any]:
     """The scheduler of an optimizer; none if they cannot be told apart."""
     states = run.tree.get("lr_schedulers")
-    alike = isinstance(states, list) and len(states) == len(run.optimizers)
-    state = states[number] if alike and isinstance(states, list) else None
-    return state if isinstance(state, dict) else {}
+    if not isinstance(states, list) or len(states) != len(run.optimizers):
+        return {}
+    return states[number] if isinstance(states[number], dict) else {}
 
 
 def _initial_rate(run: Run, number: int, group: tuple[Any, ...]) -> tuple[str, float] | None:
@@ -181,8 +181,7 @@ def best(run: Run) -> Iterator[Fact]:
         here = f"callbacks.{_short(key)}"
         source = {f"{here}.best_model_path": path, f"{here}.best_model_score": score}
         name = re.split(r"[\\/]", path)[-1]
-        found = re.search(r"epoch=(\d+)", name)
-        epoch = int(found.group(1)) if found else None
+        epoch = _epoch_in(name)
         current, now = plain(state.get("current_score")), run.get("epoch")
         is_this = name == here_name and current in (None, score) and (now == epoch or None in (now, epoch))
         value = {"score": score, "epoch": epoch, "is_this_file": is_this}
@@ -219,8 +218,14 @@ def early_stopping(run: Run) -> Iterator[Fact]:
 def _was_best_now(run: Run, score: Any) -> bool:
     """True if a checkpoint with this score was saved in this epoch: the last check may be epochs ago."""
     states = [state for _, state in run.callbacks("ModelCheckpoint") if plain(state.get("best_model_score")) == score]
-    found = (re.search(r"epoch=(\d+)", str(state.get("best_model_path"))) for state in states)
-    return run.epochs_done() is not None and any(name and int(name.group(1)) == run.get("epoch") for name in found)
+    found, now = (_epoch_in(str(state.get("best_model_path"))) for state in states), run.get("epoch")
+    return run.epochs_done() is not None and any(epoch == now for epoch in found if epoch is not None)
+
+
+def _epoch_in(name: str) -> int | None:
+    """The epoch in a name such as `epoch=3-step=120.ckpt`."""
+    found = re.search(r"epoch=(\d+)", name)
+    return int(found.group(1)) if found else None
 
 
 def _short(key: str) -> str:

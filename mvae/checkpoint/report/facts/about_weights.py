@@ -21,10 +21,8 @@ from mvae.text import many
 def contents(run: Run) -> Iterator[Fact]:
     """What was saved: a whole training state, the weights alone, or a model object."""
     kind, text = _lightning(run) if run.is_lightning else _kind(run)
-    source: dict[str, Any] = {"keys": list(map(str, islice(run.tree, 20)))}
-    if isinstance(run.file.tree, Object):
-        source = {"class": str(run.file.tree.cls)}
-    yield Fact("contents", kind, text, source)
+    tree, keys = run.file.tree, list(map(str, islice(run.tree, 20)))
+    yield Fact("contents", kind, text, {"class": str(tree.cls)} if isinstance(tree, Object) else {"keys": keys})
 
 
 def _lightning(run: Run) -> tuple[str, str]:
@@ -51,15 +49,12 @@ def _kind(run: Run) -> tuple[str, str]:
     if run.optimizers:
         what = "weights, optimizer, and" if weights else "the state of an optimizer, and"
         return "training", f"a training checkpoint: {what} what its author put beside them."
-    if weights and weights.certain and weights.path == () and not _has_containers(weights):
+    mixed = weights is None or any(isinstance(value, (dict, list, Object)) for value in weights.others.values())
+    if weights and weights.certain and weights.path == () and not mixed:
         return "state_dict", "a plain `state_dict`: weights by name, and nothing about the training."
     if run.tree and all(isinstance(value, Tensor) for value in run.tree.values()):
         return "tensors", "tensors by name; nothing in the file says what they are."
     return "other", "values and tensors in an order of their author's own."
-
-
-def _has_containers(weights: Weights) -> bool:
-    return any(isinstance(value, (dict, list, Object)) for value in weights.others.values())
 
 
 def parameters(run: Run) -> Iterator[Fact]:
@@ -74,9 +69,7 @@ def parameters(run: Run) -> Iterator[Fact]:
     if not count:
         return
     quantised = any(tensor.dtype.startswith(("q", "bits")) for tensor in counted)
-    text = (
-        f"{many(count, 'element', 'elements') if quantised else many(count, 'parameter')} in {many(tensors, 'tensor')}"
-    )
+    text = f"{many(count, 'element' if quantised else 'parameter')} in {many(tensors, 'tensor')}"
     if quantised:
         text += " of quantised weights"
     elif not weights.exact and not _confirmed(run, tensors):
@@ -91,9 +84,8 @@ def _only_tensors(run: Run) -> Iterator[Fact]:
     tensors = distinct(entry.tensor for entry in run.tensors if _is_own(run, entry.path))
     if not tensors:
         return
-    text = (
-        f"{many_elements(tensors)}; nothing says that {'it is a weight' if len(tensors) == 1 else 'they are weights'}"
-    )
+    them = "it is a weight" if len(tensors) == 1 else "they are weights"
+    text = f"{many_elements(tensors)}; nothing says that {them}"
     keys = [] if run.sections.weights else candidates(run.file.tree)
     if keys:
         text = f"{many_elements(tensors)}, under no usual key: to `mvae export`, say {' or '.join(keys)}"
@@ -202,13 +194,14 @@ def copies(run: Run) -> Iterator[Fact]:
         yield Fact("second_copy", found.prefix, text, source)
     for key in other_weights(run.file, weights):
         other = find_weights(run.file, key).tensors
+        takes = f"`mvae export --key {key}` takes them."
         if set(map(_identity, other.values())) <= set(map(_identity, weights.tensors.values())):
-            text = f"`{key}` holds the same tensors as the weights: they take no room of their own."
-            yield Fact(f"other_weights.{key}", key, text, {"key": key, "tensors in it": len(other)})
-            continue
-        alike = COPIED.search(key) and _shapes(other) == _shapes(weights.tensors)
-        what = "a second copy of the weights" if alike else f"weights too ({many_elements(distinct(other.values()))})"
-        text = f"`{key}` holds {what}: `mvae export --key {key}` takes them."
+            what, takes = "the same tensors as the weights", "they take no room of their own."
+        elif COPIED.search(key) and _shapes(other) == _shapes(weights.tensors):
+            what = "a second copy of the weights"
+        else:
+            what = f"weights too ({many_elements(distinct(other.values()))})"
+        text = f"`{key}` holds {what}: {takes}"
         yield Fact(f"other_weights.{key}", key, text, {"key": key, "tensors in it": len(other)})
 
 
@@ -224,8 +217,7 @@ def oversized(run: Run) -> Iterator[Fact]:
         if storage is not None and storage.record is not None:
             spans.setdefault(storage, (entry.name, []))[1].append(byte_span(entry.tensor))
     parts = [(name, storage, shown) for storage, (name, shown) in spans.items() if (0, storage.nbytes) not in shown]
-    wasted = {name: storage.nbytes - _covered(shown) for name, storage, shown in parts}
-    wasted = {name: count for name, count in wasted.items() if count > 0}
+    wasted = {name: count for name, storage, shown in parts if (count := storage.nbytes - _covered(shown)) > 0}
     total = sum(wasted.values())
     if total > 4096 and not any(isinstance(part, Storage) for _, part in walk(run.file.tree, plain=False)):
         text = f"{total:,} bytes were saved that no tensor shows: a view was saved with all of what it is a view of."
