@@ -8,6 +8,7 @@ Every figure can be read in grey: what differs in colour differs in line style o
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 INK, ACCENT, PALE = "#1f3b57", "#c4561d", "#9fb3c5"
@@ -228,6 +230,36 @@ def tensors_side_by_side(models: Mapping[str, tuple[Mapping[str, Tensor], Collec
         ax.invert_yaxis()
         ax.xaxis.set_major_formatter("{x:.0%}")
         ax.margins(x=0.2)
+    return figure
+
+
+def spans_in_a_file(spans: Sequence[tuple[int, str]], title: str) -> Figure:
+    """Two bars: a file from its first byte to its last, and whose the bytes are, added up. Small parts are left out.
+
+    Args:
+        spans: (bytes, whose they are), in the order of the file. The three largest owners are drawn.
+        title: what the bars show.
+    """
+    added = Counter[str]()
+    for length, whose in spans:
+        added[whose] += length
+    total = added.total()
+    looks = zip(added.most_common(3), ((INK, ""), (PALE, "//"), ("white", "..")), strict=False)
+    styles: dict[str, dict[str, Any]] = {
+        whose: {"facecolor": color, "hatch": hatch} for (whose, _), (color, hatch) in looks
+    }
+    figure, ax = plt.subplots(figsize=(8, 2.8), layout="constrained")
+    _label(ax, title, "position in the file (MB)", "")
+    for row, parts in enumerate((spans, [(length, whose) for whose, length in added.most_common()])):
+        at = 0
+        for length, whose in parts:
+            if whose in styles and length > total / 1000:  # what is smaller cannot be seen
+                ax.barh(row, length / 1e6, 0.6, at / 1e6, edgecolor="black", linewidth=0.5, **styles[whose])
+            at += length
+    handles = [Rectangle((0, 0), 1, 1, edgecolor="black", **style) for style in styles.values()]
+    figure.legend(handles, list(styles), loc="outside lower center", ncols=3, frameon=False)
+    ax.set(yticks=[0, 1], yticklabels=["in the file's order", "added up"], xlim=(0, 1.01 * total / 1e6))
+    ax.invert_yaxis()
     return figure
 
 
