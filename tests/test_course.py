@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 LEDGER = ROOT / "notebooks/claims.ipynb"
-MAX_LINES, MAX_OUTPUT = 40, 400_000
+MAX_LINES, MAX_OUTPUT = 25, 400_000
 SKIP_TAGS = {"nbval-skip", "nbval-ignore-output", "skip-execution"}
 SKIP_COMMENTS = re.compile(r"^\s*#\s*(NBVAL_|PYTEST_VALIDATE_)", re.MULTILINE)
 MACHINE_PATH = re.compile(r"(?<![\w./~-])/(?:home|root|Users|tmp|var|opt|work|mnt|private)/\w|site-packages|[A-Z]:\\\\")
@@ -46,6 +47,7 @@ def problems(notebook: dict) -> list[str]:
     if "widgets" in notebook["metadata"]:
         found.append("the state of widgets is stored")
     found += heading_problems(notebook)
+    found += [f"cell {number}: no blank line after </details>" for number in tight_details(notebook)]
     for number, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] == "code":
             found += [f"cell {number}: {what}" for what in code_problems(cell)]
@@ -67,6 +69,16 @@ def heading_problems(notebook: dict) -> list[str]:
     return found
 
 
+def tight_details(notebook: dict) -> list[int]:
+    """Cells in which an answer that is unfolded would stick to the next paragraph."""
+    tight = re.compile(r"</details>[ \t]*\n[ \t]*\S|</details>[ \t]*\S")
+    return [
+        number
+        for number, cell in enumerate(notebook["cells"])
+        if cell["cell_type"] == "markdown" and tight.search(source(cell))
+    ]
+
+
 def code_problems(cell: dict) -> list[str]:
     found = []
     if not source(cell).strip():
@@ -81,6 +93,9 @@ def code_problems(cell: dict) -> list[str]:
     for output in cell["outputs"]:
         if output.get("name") == "stderr":
             found.append("something on stderr")
+        data, notes = output.get("data", {}), output.get("metadata", {})
+        if "image/png" in data and len(notes.get("image/png", {}).get("alt", "").split()) < 8:
+            found.append("a figure without an alternative text that says what is to be seen")
         if any("widget" in kind for kind in output.get("data", {})):
             found.append("a widget, which is dead without its kernel")
         if len(json.dumps(output)) > MAX_OUTPUT:
@@ -103,6 +118,21 @@ def test_the_lessons_are_numbered_from_the_tour_on() -> None:
 @pytest.mark.parametrize("path", [*LESSONS, LEDGER], ids=lambda path: path.stem)
 def test_a_lesson_is_stored_as_it_ran(path: Path) -> None:
     assert problems(json.loads(path.read_text(encoding="utf-8"))) == []
+
+
+def lines_of_code(cell: dict) -> int:
+    """Without blank lines and comments."""
+    lines = [line.strip() for line in source(cell).splitlines()]
+    return sum(1 for line in lines if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize("path", LESSONS[1:], ids=lambda path: path.stem)
+def test_a_lesson_has_few_cells_and_short_ones(path: Path) -> None:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    lines = [lines_of_code(cell) for cell in cells if cell["cell_type"] == "code"]
+    assert 25 <= len(cells) <= 60
+    assert statistics.median(lines) <= 8
+    assert sum(count >= 15 for count in lines) <= 3
 
 
 @pytest.mark.parametrize(("path", "following"), list(pairwise(LESSONS)), ids=lambda path: path.stem)
@@ -170,6 +200,11 @@ def stream(text: str, name: str = "stdout") -> dict:
     return {"output_type": "stream", "name": name, "text": [text]}
 
 
+def figure(alt: str) -> dict:
+    notes = {"image/png": {"alt": alt}} if alt else {}
+    return {"output_type": "display_data", "data": {"image/png": "iVBORw0KGgo="}, "metadata": notes}
+
+
 ERROR = {"output_type": "error", "ename": "ZeroDivisionError", "evalue": "division by zero", "traceback": ["…"]}
 GOOD = {
     "nbformat": 4,
@@ -199,8 +234,14 @@ def test_a_good_notebook_has_no_problems() -> None:
         (lambda nb: nb["cells"].pop(0), "does not begin with the title"),
         (lambda nb: nb["cells"].append(markdown("# Another title")), "2 headings of level 1"),
         (lambda nb: nb["cells"].append(markdown("##### Deep")), "skips a level"),
-        (lambda nb: nb["cells"][2].update(source="x = 1\n" * 41), "41 lines of code"),
+        (lambda nb: nb["cells"][2].update(source="x = 1\n" * 26), "26 lines of code"),
         (lambda nb: nb["cells"][2].update(source=" "), "cell 2: empty"),
+        (
+            lambda nb: nb["cells"].append(markdown("<details>Yes.</details>\nAnd so on.")),
+            "no blank line after </details>",
+        ),
+        (lambda nb: nb["cells"][2]["outputs"].append(figure("")), "a figure without an alternative text"),
+        (lambda nb: nb["cells"][2]["outputs"].append(figure("a plot")), "a figure without an alternative text"),
         (lambda nb: nb["cells"][2]["metadata"].update(tags=["nbval-skip"]), "left out of the comparison"),
         (lambda nb: nb["cells"][2].update(source="# NBVAL_IGNORE_OUTPUT\n1"), "left out of the comparison"),
         (lambda nb: nb["cells"][3]["metadata"].clear(), "an error, and no tag"),
