@@ -21,6 +21,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 INK, ACCENT, PALE = "#1f3b57", "#c4561d", "#9fb3c5"
+_PLATE: dict[str, Any] = {"boxstyle": "round,pad=0.15", "ec": "none"}
 BEST: dict[str, Any] = {"color": ACCENT, "linestyle": ":", "linewidth": 1.5}
 _STYLES: list[dict[str, Any]] = [
     {"color": color, "linestyle": line}
@@ -335,6 +336,35 @@ def times_seen(counts: Mapping[str, Sequence[int]]) -> Figure:
         ax.bar_label(bars)
     ax.set_xticks(range(3), ["never", "once", "twice"])
     ax.margins(y=0.15)
+    return _with_legend(figure)
+
+
+def shares(users: Sequence[Sequence[int]]) -> Figure:
+    """Stacked bars: how many users each process was given in each step.
+
+    Args:
+        users: [processes][steps], how many.
+    """
+    figure, ax = _figure("Every step's users, shared by the processes", "step of the epoch", "users", height=2.8)
+    steps = np.arange(1, len(users[0]) + 1)
+    below = np.zeros(len(steps))
+    looks = ((INK, ""), (PALE, "//"), ("white", ".."), (ACCENT, ""))
+    for number, (counts, (color, hatch)) in enumerate(zip(users, looks, strict=False)):
+        bars = ax.bar(steps, counts, 0.7, below, facecolor=color, hatch=hatch, edgecolor=INK, label=f"process {number}")
+        ax.bar_label(bars, label_type="center", color="white" if color == INK else INK, bbox=_PLATE | {"fc": color})
+        below += counts
+    ax.set_xticks(steps)
+    figure.legend(loc="outside lower center", ncols=len(users), frameon=False)
+    return figure
+
+
+def runs(curves: Mapping[str, Sequence[float]], y: str, title: str) -> Figure:
+    """One line a run, over its epochs; each with a marker and a line style of its own."""
+    figure, ax = _figure(title, "epoch", y, height=2.8)
+    looks = (("o-", INK), ("s--", ACCENT), ("^:", "black"))
+    for (label, values), (style, color) in zip(curves.items(), looks, strict=False):
+        ax.plot(values, style, color=color, label=label, fillstyle="none")
+    ax.set_xticks(range(max(map(len, curves.values()))))
     return _with_legend(figure)
 
 

@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "document": {"max_epochs": 10_000, "patience": 20, "batch_size": 128, "val_users": 1_000, "test_users": 1_000},
 }
 #: What `--data synthetic` is with a preset: users, items, the mean of a user's items, and the dimensions of taste.
-PRESET_DATA = {"document": "synthetic:33360x6807x164x64"}
+PRESET_DATA = {"document": "synthetic:33360x6807x164x256"}
 
 #: What messages call an argument of Python → what it is on the command line.
 OPTIONS = {

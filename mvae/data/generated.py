@@ -83,7 +83,7 @@ def _groups(num_tastes: int, popularity: np.ndarray, rng: np.random.Generator) -
 
 
 def _factors(num_factors: int, popularity: np.ndarray, rng: np.random.Generator) -> Draw:
-    strength = 3.0  # as wide as popularity is from the first item to the last but few
+    strength = 6.0  # the standard deviation of what tastes add: as much as popularity from the first item to the last
     items = rng.normal(scale=strength / num_factors**0.5, size=(num_factors, len(popularity)))
 
     def draw(users: int) -> np.ndarray:
