@@ -246,7 +246,7 @@ class ExactResume(Callback):
 
     def _go_on(self, loops: Loops, saved: dict[str, Any]) -> None:
         trainer = loops.trainer
-        own = _own(trainer, saved["processes"])
+        own = saved["processes"][trainer.global_rank % len(saved["processes"])]
         if len(saved["processes"]) != trainer.world_size:
             own = own | {"results": {}}  # the running means of an epoch are of other processes' shares
         within = self._moment in moments.WITHIN_EPOCH
