@@ -69,27 +69,22 @@ def _is_first_process() -> bool:
 
 
 def _foreign(tree: dict[str, Any]) -> str:
-    return (
-        "" if Newest(None, tree, []).run.get("options") else "it was not saved by `mvae train`: no options are in it."
-    )
+    known = Newest(None, tree, []).run.get("options")
+    return "" if known else "it was not saved by `mvae train`: no options are in it."
 
 
 def _refuse_contradictions(folder: Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
     """An option may be repeated. `--max-epochs` may be larger: then a run that has ended goes on."""
     wrong = []
     for name, value in given.items():
-        before = stored.get(name)
+        before, option = stored.get(name), f"--{name.replace('_', '-')}"
         if name == "out":
             same = Path(value).resolve() == folder.resolve()
-        elif name in FREE:
-            same = True
         else:
-            same = value >= before if name == "max_epochs" else value == before
+            same = name in FREE or (value >= before if name == "max_epochs" else value == before)
         if not same:
-            option = f"--{name.replace('_', '-')}"
-            wrong.append(
-                f"{option} {value} contradicts {f'the default of {option}' if before is None else f'{option} {before}'}"
-            )
+            was = f"the default of {option}" if before is None else f"{option} {before}"
+            wrong.append(f"{option} {value} contradicts {was}")
     if wrong:
         raise DataError(
             f"{'; '.join(wrong)}, which the run in {folder} was started with. Leave the option out to go on with that "

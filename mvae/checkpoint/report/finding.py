@@ -8,18 +8,8 @@ from typing import Any
 from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.pickled.values import Object, Tensor
 from mvae.checkpoint.pickled.walk import Path, walk
-from mvae.checkpoint.report.weights import (
-    SETTINGS_KEYS,
-    TRAINING_KEYS,
-    Weights,
-    is_random,
-    is_state_dict,
-    is_sure,
-    is_usual,
-    taken,
-    usual,
-    weights_of,
-)
+from mvae.checkpoint.report import weights
+from mvae.checkpoint.report.weights import Weights
 from mvae.errors import CheckpointError
 from mvae.text import dotted
 
@@ -41,7 +31,7 @@ def find_weights(contents: Contents, key: str | None = None) -> Weights:
     Raises:
         CheckpointError: there are none, or none under that key; the message says what to type.
     """
-    found = usual(contents) if key is None else _at_key(contents, key)
+    found = weights.usual(contents) if key is None else _at_key(contents, key)
     if found is None:
         raise CheckpointError(_none_found(contents))
     return found
@@ -56,9 +46,8 @@ def other_weights(contents: Contents, found: Weights) -> list[str]:
         str(key)
         for key, value in tree.items()
         if key != found.path[0]
-        and key not in TRAINING_KEYS
-        and key not in SETTINGS_KEYS
-        and (is_sure(value) or is_usual(key, value) or is_state_dict(value))
+        and key not in {*weights.TRAINING_KEYS, *weights.SETTINGS_KEYS}
+        and (weights.is_sure(value) or weights.is_usual(key, value) or weights.is_state_dict(value))
     ]
 
 
@@ -67,12 +56,12 @@ def other_weights(contents: Contents, found: Weights) -> list[str]:
 
 def _at_key(contents: Contents, key: str) -> Weights:
     if key == ".":
-        return taken(contents, (), contents.tree)
+        return weights.taken(contents, (), contents.tree)
     parts = key.split(".")
     place = _follow(contents.tree, parts)
     if place is not None:
-        return taken(contents, *place)
-    for found in filter(None, (weights_of(contents), _around(contents, parts))):
+        return weights.taken(contents, *place)
+    for found in filter(None, (weights.weights_of(contents), _around(contents, parts))):
         below = _below(found, key) or _below(found, key.removeprefix(dotted(found.path) + "."))
         if below is not None:
             return below
@@ -86,7 +75,7 @@ def _around(contents: Contents, parts: list[str]) -> Weights | None:
     for length in range(len(parts) - 1, 0, -1):
         place = _follow(contents.tree, parts[:length])
         if place is not None:
-            return taken(contents, *place)
+            return weights.taken(contents, *place)
     return None
 
 
@@ -138,7 +127,7 @@ def _none_found(contents: Contents) -> str:
     if not isinstance(tree, dict):
         return f"no weights found; the file holds {type(tree).__name__}."
     held = ", ".join(map(str, list(tree)[:12]))
-    tensors = any(isinstance(value, Tensor) and not is_random(key, value) for key, value in tree.items())
+    tensors = any(isinstance(value, Tensor) and not weights.is_random(key, value) for key, value in tree.items())
     hint = " If its tensors are weights: --key . (a dot)." if tensors else ""
     return f"no weights found; the file holds {held[:200]}.{hint}"
 
@@ -147,10 +136,10 @@ def candidates(tree: Any, limit: int = 6) -> list[str]:
     """`--key generator` for each place that holds a `state_dict` or a module, or a dict of weights by its names."""
     found: list[str] = []
     for path, value in islice(walk(tree, plain=False), _MAX_LOOKED_AT):
-        if not 0 < len(path) <= 4 or path[0] in TRAINING_KEYS or any("<" in str(step) for step in path):
+        if not 0 < len(path) <= 4 or path[0] in weights.TRAINING_KEYS or any("<" in str(step) for step in path):
             continue
         key = f"--key {dotted(path)}"
         within = any(key.startswith(other + ".") for other in found)
-        if not within and len(found) < limit and (is_sure(value) or is_state_dict(value)):
+        if not within and len(found) < limit and (weights.is_sure(value) or weights.is_state_dict(value)):
             found.append(key)
     return found

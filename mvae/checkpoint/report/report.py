@@ -12,7 +12,7 @@ from mvae.checkpoint.pickled.values import Storage, Tensor
 from mvae.checkpoint.pickled.walk import Path, walk
 from mvae.checkpoint.report.byte_budget import Sections, byte_budget
 from mvae.checkpoint.report.entries import TensorEntry
-from mvae.checkpoint.report.facts import Fact, derive
+from mvae.checkpoint.report.facts import Fact, Run, derive
 from mvae.checkpoint.report.safety import Safety, judge
 from mvae.errors import CheckpointError
 
@@ -142,7 +142,7 @@ class Report:
     def facts(self) -> list[Fact]:
         """What follows about the run, each with the values it follows from."""
         with collector_held_off():
-            return derive(self.contents, self.tensors, self.sections, self.batch_size)
+            return derive(Run(self.contents, self.tensors, self.sections, self.batch_size))
 
     @cached_property
     def safety(self) -> Safety:

@@ -95,7 +95,7 @@ class Weights:
             self.tensors[name] = value
             if not self.exact and is_buffer(name):
                 self.buffers.add(name)
-        elif _holds_tensors(value) and not is_optimizer_state(value):
+        elif holds_tensors(value) and not is_optimizer_state(value):
             self.packed[name] = value
         else:
             self.others[name] = value
@@ -143,12 +143,12 @@ def is_usual(key: Any, value: Any) -> bool:
     """True for something with tensors under one of the usual keys."""
     if key not in WEIGHTS_KEYS or is_optimizer_state(value):
         return False
-    return is_module(value) or (isinstance(value, dict) and _holds_tensors(value))
+    return is_module(value) or (isinstance(value, dict) and holds_tensors(value))
 
 
 def is_sure(value: Any) -> bool:
     """True for an `nn.Module`, and for a `state_dict` that torch has marked as one."""
-    return is_module(value) or (_metadata(value) is not None and _holds_tensors(value))
+    return is_module(value) or (_metadata(value) is not None and holds_tensors(value))
 
 
 def _metadata(value: Any) -> dict[str, Any] | None:
@@ -161,7 +161,7 @@ def is_state_dict(tree: Any) -> bool:
     """True if the whole file is a `state_dict`, by torch's mark or by the names in it."""
     if not isinstance(tree, dict) or is_optimizer_state(tree):
         return False
-    if _metadata(tree) is not None and _holds_tensors(tree):
+    if _metadata(tree) is not None and holds_tensors(tree):
         return True
     names = (str(name).rpartition(".")[2] for name, value in tree.items() if isinstance(value, Tensor))
     others = (value for value in tree.values() if not isinstance(value, Tensor))
@@ -249,5 +249,6 @@ def _is_whole(key: Any, value: dict[Any, Any]) -> bool:
     return key == "_extra_state" or str(key).endswith("._extra_state") or is_optimizer_state(value)
 
 
-def _holds_tensors(value: Any) -> bool:
+def holds_tensors(value: Any) -> bool:
+    """True if a tensor is anywhere in it."""
     return any(isinstance(part, (Tensor, Storage)) for _, part in walk(value, plain=False))

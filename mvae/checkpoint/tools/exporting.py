@@ -26,7 +26,7 @@ from mvae.checkpoint.pickled.writer import Pickler, Stored
 from mvae.checkpoint.report.finding import find_weights, other_weights
 from mvae.checkpoint.report.names import own_names, renaming
 from mvae.checkpoint.report.optimizers import is_optimizer_state
-from mvae.checkpoint.report.weights import SETTINGS_KEYS, TRAINING_KEYS, Weights
+from mvae.checkpoint.report.weights import SETTINGS_KEYS, TRAINING_KEYS, Weights, holds_tensors
 from mvae.checkpoint.tools.plain_values import name_of
 from mvae.errors import CheckpointError
 from mvae.text import Result, dotted, many, printable, size
@@ -206,13 +206,9 @@ def _from_metadata(metadata: dict[str, str], weights: dict[str, Tensor]) -> dict
     return kept
 
 
-def _has_tensors(value: Any) -> bool:
-    return any(isinstance(part, (Tensor, Storage)) for _, part in walk(value, plain=False))
-
-
 def _serves_training(value: Any) -> bool:
     """True for the state of an optimizer, and for all else that is not plain values."""
-    return _has_tensors(value) or any(is_optimizer_state(part) for _, part in walk(value, plain=False))
+    return holds_tensors(value) or any(is_optimizer_state(part) for _, part in walk(value, plain=False))
 
 
 # --- .ckpt

@@ -41,8 +41,6 @@ class HeldState:
             if isinstance(value, HELD):
                 if path in states:
                     set_state_of(value, states[path])
-            elif isinstance(owner, list | dict):
-                owner[name] = states.get(path, self._at_first.get(path, value))
             elif value != (wanted := states.get(path, self._at_first.get(path, value))):
                 setattr(owner, name, wanted)
         return [path for path in states if path not in found]

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from mvae.checkpoint.formats.contents import Contents
-from mvae.checkpoint.report.byte_budget import Sections
-from mvae.checkpoint.report.entries import TensorEntry
 from mvae.checkpoint.report.facts import about_resuming, about_training, about_weights
 from mvae.checkpoint.report.facts.run import Fact as Fact
-from mvae.checkpoint.report.facts.run import Run
+from mvae.checkpoint.report.facts.run import Run as Run
 
 RULES: list[Callable[[Run], Iterator[Fact]]] = [
     about_weights.contents,
@@ -34,19 +31,9 @@ RULES: list[Callable[[Run], Iterator[Fact]]] = [
 ]
 
 
-def derive(
-    contents: Contents, tensors: list[TensorEntry], sections: Sections, batch_size: int | None = None
-) -> list[Fact]:
-    """Every fact that follows from a checkpoint.
-
-    Args:
-        contents: the checkpoint.
-        tensors: those in it.
-        sections: what each of them belongs to.
-        batch_size: of the training, if the file does not say.
-    """
+def derive(run: Run) -> list[Fact]:
+    """Every fact that follows from a checkpoint."""
     facts: list[Fact] = []
-    run = Run(contents, tensors, sections, batch_size)
     for rule in RULES:
         try:
             facts.extend(rule(run))

@@ -41,27 +41,27 @@ class Fact:
         return {name: jsonable(part) for name, part in found.items()}
 
 
+@dataclass
 class Run:
     """A checkpoint, with the places that the rules look at.
 
     Attributes:
         file: the checkpoint.
         tensors: those in it.
+        sections: which tensor is what.
         batch_size: of the training, if the file does not say; or None.
         tree: the checkpoint if it is a dict, else an empty one.
         optimizers: the states of the optimizers, each with its path.
-        sections: which tensor is what.
     """
 
-    def __init__(
-        self, contents: Contents, tensors: list[TensorEntry], sections: Sections, batch_size: int | None
-    ) -> None:
-        self.file = contents
-        self.tensors = tensors
-        self.batch_size = batch_size
-        self.tree: dict[Any, Any] = contents.tree if isinstance(contents.tree, dict) else {}
-        self.optimizers = sections.optimizers
-        self.sections = sections
+    file: Contents
+    tensors: list[TensorEntry]
+    sections: Sections
+    batch_size: int | None
+
+    def __post_init__(self) -> None:
+        self.tree: dict[Any, Any] = self.file.tree if isinstance(self.file.tree, dict) else {}
+        self.optimizers = self.sections.optimizers
 
     @property
     def is_lightning(self) -> bool:
