@@ -7,7 +7,7 @@ the network is called in the LightningModule.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice, takewhile
 
 _ROUNDS = 8
@@ -17,7 +17,7 @@ _PARTS = 4
 
 def pair_by_prefix(left: list[str], right: list[str]) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
     """(prefix on the left, prefix on the right, the pairs of names), the commonest first; none twice."""
-    remaining_left, remaining_right = list(left), set(right)
+    remaining_left, remaining_right = list(left), dict.fromkeys(right)  # in order, so that each run finds the same
     for _ in range(_ROUNDS):
         best = _commonest(remaining_left, remaining_right)
         if best is None:
@@ -31,10 +31,11 @@ def pair_by_prefix(left: list[str], right: list[str]) -> Iterator[tuple[str, str
         yield prefix_a, prefix_b, pairs
         gone = {a for a, _ in pairs}
         remaining_left = [name for name in remaining_left if name not in gone]
-        remaining_right -= {b for _, b in pairs}
+        for _, b in pairs:
+            del remaining_right[b]
 
 
-def _commonest(left: list[str], right: set[str]) -> tuple[str, str] | None:
+def _commonest(left: list[str], right: Collection[str]) -> tuple[str, str] | None:
     """The change of prefix that turns most names of the left into names of the right; None if none turns two."""
     by_end: dict[str, list[str]] = {}
     for name in right:

@@ -79,13 +79,8 @@ def plain(snapshot: Snapshot, device: torch.device) -> dict[str, Any]:
     return states if snapshot[3] is None else states | {device.type: snapshot[3]}
 
 
-def generator_states(device: torch.device) -> dict[str, Any]:
-    """The states of all global generators, as tensors and plain values."""
-    return plain(take(device), device)
-
-
 def set_generator_states(states: dict[str, Any], device: torch.device) -> list[str]:
-    """Continue every generator from where `generator_states` found it.
+    """Continue every generator from where `take` found it, given as `plain` writes it.
 
     Returns:
         The names of those that are not in `states`, as in a file that was salvaged: they are left alone.

@@ -149,6 +149,8 @@ def test_prefixes_at_scale_and_by_halves() -> None:
     right = [f"m.{i}.weight" for i in range(0, 20_000, 2)] + [f"average.model.{i}.w" for i in range(50)]
     found = [(a, b, len(pairs)) for a, b, pairs in pair_by_prefix(left, right)]
     assert found == [("state_dict.layer.", "m.", 10_000), ("ema.", "average.model.", 50)]
+    several = [f"{number}.weight" for number in range(20)]  # each would fit
+    assert list(pair_by_prefix(["weight"], several)) == [("", "0.", [("weight", "0.weight")])]
     assert list(pair_by_prefix([f"a.x{i}" for i in range(9_000)], [f"b.y{i}" for i in range(9_000)])) == []
 
 

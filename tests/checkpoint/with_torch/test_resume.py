@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from mvae import DataError, InteractionsDataModule, MultiVAE, fit, synthetic
 from mvae.checkpoint import ExactResume
-from mvae.checkpoint.with_torch.generators import generator_states, set_generator_states
+from mvae.checkpoint.with_torch.generators import plain, set_generator_states, take
 from mvae.data import CSRLoader
 from mvae.training import quiet
 
@@ -283,7 +283,7 @@ def test_every_generator_continues_where_it_stood() -> None:
 
     random.gauss()  # Python and NumPy draw normal numbers in pairs: the second one is kept
     np.random.randn()
-    states = generator_states(torch.device("cpu"))
+    states = plain(take(torch.device("cpu")), torch.device("cpu"))
     first = draw()
     draw()
     set_generator_states(states, torch.device("cpu"))
