@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mvae.checkpoint.formats.stream import Progress
 from mvae.checkpoint.inspection import CheckpointFile
 from mvae.checkpoint.pickled.values import Tensor
 from mvae.checkpoint.report.entries import TensorEntry
-from mvae.checkpoint.tools.amounts import Amount, measure
 from mvae.checkpoint.tools.value_changes import ValueChange
 from mvae.text import as_json, many, printable
+
+if TYPE_CHECKING:
+    from mvae.checkpoint.tools.amounts import Amount
 
 _LIMIT = 16
 """Lines under one heading; the rest is counted."""
@@ -42,6 +44,8 @@ class TensorChange:
         Raises:
             CheckpointError: the bytes cannot be read.
         """
+        from mvae.checkpoint.tools.amounts import measure
+
         return measure(self.a, self.b, self._progress)
 
     def to_dict(self) -> dict[str, Any]:

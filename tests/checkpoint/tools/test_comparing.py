@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from mvae.checkpoint import CheckpointError, CheckpointFile, diff, inspect, read
 from mvae.checkpoint.formats.stream import Stream
 from mvae.checkpoint.pickled.values import Tensor
-from mvae.checkpoint.tools.elements import has_numbers, numbers
+from mvae.checkpoint.tools.amounts import has_numbers, numbers
 from mvae.checkpoint.tools.prefixes import pair_by_prefix
 from mvae.checkpoint.tools.value_changes import ABSENT, value_changes
 from mvae.text import as_json
