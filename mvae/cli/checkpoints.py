@@ -14,7 +14,6 @@ from mvae.text import printable
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable
-    from types import TracebackType
 
     from rich.progress import Progress
 
@@ -255,6 +254,6 @@ class _Bar:
             self.bar, self.started = None, time.monotonic()
         print(line, flush=True)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()

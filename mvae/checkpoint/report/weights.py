@@ -210,10 +210,10 @@ def taken(contents: Contents, path: Path, value: Any) -> Weights:
 
 
 def _set_random_states_aside(found: Weights) -> None:
-    aside = {name for name, tensor in found.tensors.items() if tensor.dtype == "uint8" and is_random(name, tensor)}
-    for place in [place for place, name in found.places.items() if name in aside]:
-        name = found.places.pop(place)
-        found.others[name] = found.tensors.pop(name)
+    for place, name in list(found.places.items()):
+        if name in found.tensors and is_random(name, found.tensors[name]):
+            del found.places[place]
+            found.others[name] = found.tensors.pop(name)
 
 
 def _of_module(contents: Contents, path: Path, value: Object) -> Weights:
