@@ -111,22 +111,22 @@ class Safety(Result):
     Attributes:
         weights_only: True if `torch.load(weights_only=True)` loads it as it is.
         taken: names that it imports and that are on PyTorch's own list.
-        refused: names that it imports and that are not.
         obstacles: what no list of names can help, one sentence each.
         allow_list: the fewest names to give to `torch.serialization.add_safe_globals` so that it loads, each as Python
             takes it: a name, or a pair of a name and what the file calls it. None if there is no such list, or if it
             would let a dangerous name pass. Whoever adds a name trusts it: its code runs.
-        beside: other pickles in the file, which its loader does not read, with what they would do.
         unseen: what could not be looked into, one sentence each.
+        refused: names that it imports and that are not.
+        beside: other pickles in the file, which its loader does not read, with what they would do.
     """
 
     weights_only: bool
     taken: list[str] = field(default_factory=list)
-    refused: list[Refusal] = field(default_factory=list)
     obstacles: list[str] = field(default_factory=list)
     allow_list: list[str] | None = None
-    beside: list[Refusal] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    beside: list[Refusal] = field(default_factory=list)
 
     @property
     def system(self) -> list[Refusal]:
@@ -154,7 +154,7 @@ def judge(contents: Contents) -> Safety:
     if not obstacles and not any(refusal.system or refusal.name in _CALLABLES for refusal in refused):
         allow_list = [_entry(name) for name in names if _asked(name) not in ALLOWED] + _hidden_types(trace)
     return Safety(
-        not refused and not obstacles, taken, refused, obstacles, allow_list, beside, [*trace.unseen, *unseen]
+        not refused and not obstacles, taken, obstacles, allow_list, [*trace.unseen, *unseen], refused, beside
     )
 
 
