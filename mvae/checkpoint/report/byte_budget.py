@@ -58,8 +58,11 @@ class Sections:
     def weight(self, path: Path) -> str | None:
         """The name of the weight that a path leads to, or into; None if it is another tensor."""
         places = self.weights.places if self.weights is not None else {}
-        ends = range(len(path), max(-1, len(path) - 1 - _INSIDE), -1)
-        return next((places[path[:end]] for end in ends if path[:end] in places), None)
+        for end in range(len(path), max(-1, len(path) - 1 - _INSIDE), -1):
+            name = places.get(path[:end])
+            if name is not None:
+                return name
+        return None
 
     def place(self, path: Path) -> Path:
         """The optimizer's state that a path is in, or its first step."""

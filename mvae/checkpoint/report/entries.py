@@ -51,6 +51,8 @@ def byte_span(tensor: Tensor) -> tuple[int, int]:
     """From the first byte of a tensor in its storage to past the last."""
     if 0 in tensor.shape:
         return 0, 0
-    last = tensor.offset + sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride, strict=False))
+    last = tensor.offset
+    for length, step in zip(tensor.shape, tensor.stride, strict=False):
+        last += (length - 1) * step
     size, packed = ITEMSIZE[tensor.dtype], PACKED.get(tensor.dtype, 1)
     return tensor.offset // packed * size, (last // packed + 1) * size

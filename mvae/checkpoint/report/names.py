@@ -34,7 +34,9 @@ def wrappers(names: Iterable[str], leading: bool = True) -> dict[str, int]:
     """
     names = list(names)
     found = {part: sum(part in name.split(".") for name in names if part in name) for part in ANYWHERE}
-    return {part: count for part, count in found.items() if count} | dict.fromkeys(_nest(names, leading), len(names))
+    found = {part: count for part, count in found.items() if count}
+    outer = _nest(map(_without, names) if found else names, leading)
+    return found | dict.fromkeys(outer, len(names))
 
 
 def renaming(names: Sequence[str], strip: Sequence[str] = (), leading: bool = True) -> Callable[[str], str]:
@@ -48,7 +50,7 @@ def renaming(names: Sequence[str], strip: Sequence[str] = (), leading: bool = Tr
     Raises:
         CheckpointError: no name has the prefix.
     """
-    prefixes = [f"{part}." for part in _nest(names, leading)]
+    prefixes = [f"{part}." for part in _nest(map(_without, names), leading)]
 
     def rename(name: str) -> str:
         name = _without(name)
@@ -86,9 +88,9 @@ def _without(name: str) -> str:
 
 
 def _nest(names: Iterable[str], leading: bool) -> list[str]:
-    """The wrappers with which every name begins, the outermost first."""
+    """The wrappers with which every name begins, the outermost first; none of `ANYWHERE` may be in a name."""
     found: list[str] = []
-    shorter = list(map(_without, names))
+    shorter = list(names)
     while len(found) < _MAX_NEST and (part := _shared_beginning(shorter, leading)) is not None:
         found.append(part)
         shorter = [name.removeprefix(part + ".") for name in shorter]

@@ -129,7 +129,7 @@ def numbers(raw: bytes | memoryview, dtype: str) -> Array:
         power = numpy.frombuffer(raw, numpy.uint8)
         return numpy.where(power == 0xFF, numpy.nan, 2.0 ** (power - 127.0))
     if dtype in _FLOAT8:
-        return _float8(numpy.frombuffer(raw, numpy.uint8), *_FLOAT8[dtype])
+        return _float8(*_FLOAT8[dtype])[numpy.frombuffer(raw, numpy.uint8)]
     if dtype == "complex32":
         return numpy.frombuffer(raw, "<f2").astype(numpy.float64).view(numpy.complex128)
     values = numpy.frombuffer(raw, "<" + dtypes.NUMPY[dtype])
@@ -143,7 +143,9 @@ def bits(raw: bytes | memoryview, dtype: str) -> Array:
     return numpy.frombuffer(raw, f"<u{unit}").reshape(-1, size // unit)
 
 
-def _float8(byte: Array, mantissa: int, bias: int, nans: tuple[int, ...]) -> Array:
+def _float8(mantissa: int, bias: int, nans: tuple[int, ...]) -> Array:
+    """What each byte is worth."""
+    byte = numpy.arange(256)
     as_float32 = ((byte & 0x7F).astype("<u4") << (23 - mantissa)).view("<f4")
     values = as_float32.astype(numpy.float64) * 2.0 ** (127 - bias)
     return numpy.where(numpy.isin(byte, nans), numpy.nan, numpy.where(byte & 0x80, -values, values))
