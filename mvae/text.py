@@ -55,7 +55,7 @@ class Result:
     also: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The attributes, as JSON takes them."""
+        """The attributes, and the properties in `also`, as JSON takes them."""
         return {**as_json(self), **{name: getattr(self, name) for name in self.also}}
 
 
