@@ -1,7 +1,6 @@
 """A pickle read as data. Nothing in it is imported or called, whatever it says.
 
-A pickle is a program for a small stack machine: `]` pushes a list, `c` imports a name, `R` calls it. Python's
-own
+A pickle is a program for a small stack machine: `]` pushes a list, `c` imports a name, `R` calls it. Python's own
 `pickle.Unpickler` runs that program; even with a `find_class` that refuses everything, four bytes can make it
 allocate 16 GB for its memo, and a short file can make it hash tuples for hours. So the machine is built again
 here, one small function per opcode, and calls end in `mvae.checkpoint.pickled.rebuild`, which knows what the harmless
@@ -99,9 +98,8 @@ class Unpickler:
         position: int = 0,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        self.whole = self.data = memoryview(
-            data
-        )  # `data` ends where the frame does that is being read, if there is one
+        self.whole = memoryview(data)
+        self.data = self.whole  # ends where the frame does that is being read, if there is one
         self.position = position
         self.persistent = persistent or (lambda pid: Object(Global("pickle", "persistent_load"), (pid,)))
         self.limits = limits
@@ -233,9 +231,10 @@ class Unpickler:
             self.trace.globals.append(found)
         return found
 
-    def set_items(self, keys: list[Any], values: list[Any]) -> None:
-        """`target[key] = value` for each, where target is on top of the stack."""
+    def set_items(self, items: list[Any]) -> None:
+        """`target[key] = value` for each pair in a row, where target is on top of the stack."""
         target: Any = self.stack[-1]
+        keys = items[::2]
         if not isinstance(target, dict):
             _use(target, "filled")
             if not isinstance(target, Object):
@@ -245,7 +244,7 @@ class Unpickler:
         elif type(target) is ObjectDict:
             _use(target, "filled")
         self.charge(100 * len(keys))
-        self.guard.fill(target, keys, values)
+        self.guard.fill(target, keys, items[1::2])
 
     def extend(self, items: list[Any]) -> None:
         """Append items to the list, or whatever stands for one, on top of the stack."""
@@ -315,8 +314,7 @@ def _modern(module: str, name: str, protocol: int) -> tuple[str, str]:
     return IMPORT_MAPPING.get(module, module), name
 
 
-# --- the opcodes
-
+# --- the opcodes: a function each; one for a family whose members differ in a number or a type
 
 HANDLERS: list[Callable[[Unpickler], None]] = []
 
@@ -340,25 +338,12 @@ def _on(letters: bytes) -> Callable[[Callable[[Unpickler], None]], Callable[[Unp
     return register
 
 
-_U2, _I4, _U4, _U8, _F8 = (struct.Struct(layout) for layout in ("<H", "<i", "<I", "<Q", ">d"))
-
-
-def _constant(letters: bytes, value: Any) -> None:
-    @_on(letters)
-    def push(u: Unpickler) -> None:
-        u.stack.append(value)
-
-
-_constant(b"N", None)
-_constant(b"\x88", True)
-_constant(b"\x89", False)
-_constant(b")", ())
+_U1, _U2, _I4, _U4, _U8, _F8 = (struct.Struct(layout) for layout in ("<B", "<H", "<i", "<I", "<Q", ">d"))
 
 
 @_on(b"\x80")
 def _proto(u: Unpickler) -> None:
-    u.trace.protocol = u.data[u.position]
-    u.position += 1
+    u.trace.protocol = u.number(_U1)
     if u.trace.protocol > 5:
         raise u.error(f"is of protocol {u.trace.protocol}; 0 to 5 exist")
 
@@ -375,30 +360,43 @@ def _frame(u: Unpickler) -> None:
     raise _FrameBegins
 
 
-# numbers
+# constants and numbers
 
 
-@_on(b"K")
-def _binint1(u: Unpickler) -> None:
-    u.stack.append(u.data[u.position])
-    u.position += 1
+def _constant(letter: bytes, value: Any) -> None:
+    @_on(letter)
+    def push(u: Unpickler) -> None:
+        u.stack.append(value)
 
 
-@_on(b"M")
-def _binint2(u: Unpickler) -> None:
-    u.stack.append(_U2.unpack_from(u.data, u.position)[0])
-    u.position += 2
+def _number(letter: bytes, layout: struct.Struct) -> None:
+    unpack_from, size = layout.unpack_from, layout.size
+
+    @_on(letter)
+    def push(u: Unpickler) -> None:
+        u.stack.append(unpack_from(u.data, u.position)[0])
+        u.position += size
 
 
-@_on(b"J")
-def _binint(u: Unpickler) -> None:
-    u.stack.append(u.number(_I4))
+def _line(letter: bytes, value: Callable[[str], Any]) -> None:
+    @_on(letter)
+    def push(u: Unpickler) -> None:
+        u.stack.append(value(u.line("latin-1")))
+
+
+for _letter, _value in ((b"N", None), (b"\x88", True), (b"\x89", False), (b")", ())):
+    _constant(_letter, _value)
+for _letter, _layout in ((b"K", _U1), (b"M", _U2), (b"J", _I4), (b"G", _F8)):
+    _number(_letter, _layout)
+_line(b"I", lambda text: {"00": False, "01": True}[text] if text in ("00", "01") else int(text, 0))
+_line(b"L", lambda text: int(text.removesuffix("L"), 0))
+_line(b"F", float)
+_line(b"V", lambda text: text.encode("latin-1").decode("raw-unicode-escape"))
 
 
 @_on(b"\x8a")
 def _long1(u: Unpickler) -> None:
-    u.position += 1
-    u.stack.append(int.from_bytes(u.take(u.data[u.position - 1]), "little", signed=True))
+    u.stack.append(int.from_bytes(u.take(u.number(_U1)), "little", signed=True))
 
 
 @_on(b"\x8b")
@@ -410,127 +408,49 @@ def _long4(u: Unpickler) -> None:
     u.stack.append(int.from_bytes(u.take(length), "little", signed=True))
 
 
-@_on(b"I")
-def _int(u: Unpickler) -> None:
-    text = u.line()
-    u.stack.append({"00": False, "01": True}[text] if text in ("00", "01") else int(text, 0))
-
-
-@_on(b"L")
-def _long(u: Unpickler) -> None:
-    u.stack.append(int(u.line().removesuffix("L"), 0))
-
-
-@_on(b"G")
-def _binfloat(u: Unpickler) -> None:
-    u.stack.append(u.number(_F8))
-
-
-@_on(b"F")
-def _float(u: Unpickler) -> None:
-    u.stack.append(float(u.line()))
-
-
 # text and bytes
 
 
-def _text(u: Unpickler, length: int, encoding: str | None) -> None:
-    """Push a str, or bytes if `encoding` is None; a long one stays in the file."""
-    raw = u.take(length)
-    if length > u.limits.blob:
-        u.charge(_CONTAINER)
-        u.stack.append(Blob(raw, encoding))
-        return
-    u.charge(length + 50)
-    u.stack.append(bytes(raw) if encoding is None else str(raw, encoding, "surrogatepass"))
+def _utf8(raw: memoryview) -> str:
+    return str(raw, "utf-8", "surrogatepass")
 
 
-@_on(b"X")
-def _binunicode(u: Unpickler) -> None:
-    start = u.position + 4
-    length = _U4.unpack_from(u.data, u.position)[0]
-    u.position = start
-    if length > u.limits.blob or start + length > len(u.data):
-        _text(u, length, "utf-8")
-        return
-    u.position += length
-    u.room -= length + 50
-    if u.room < 0:
-        u.charge(0)
-    u.stack.append(str(u.data[start : u.position], "utf-8", "surrogatepass"))
-
-
-@_on(b"\x8c")
-def _short_binunicode(u: Unpickler) -> None:
-    u.position += 1
-    _text(u, u.data[u.position - 1], "utf-8")
-
-
-@_on(b"\x8d")
-def _binunicode8(u: Unpickler) -> None:
-    _text(u, u.number(_U8), "utf-8")
-
-
-@_on(b"B")
-def _binbytes(u: Unpickler) -> None:
-    _text(u, u.number(_U4), None)
-
-
-@_on(b"C")
-def _short_binbytes(u: Unpickler) -> None:
-    u.position += 1
-    _text(u, u.data[u.position - 1], None)
-
-
-@_on(b"\x8e")
-def _binbytes8(u: Unpickler) -> None:
-    _text(u, u.number(_U8), None)
-
-
-@_on(b"\x96")
-def _bytearray8(u: Unpickler) -> None:
-    length = u.number(_U8)
-    if length > u.limits.blob:
-        _text(u, length, None)
-        return
-    u.charge(length + _CONTAINER)
-    u.stack.append(bytearray(u.take(length)))
-
-
-def _old_string(u: Unpickler, raw: bytes) -> None:
+def _python2(raw: memoryview | bytes) -> str | bytes:
     """A Python 2 `str`: text if it is ASCII, as PyTorch and `pickle` read it, else its bytes."""
-    u.charge(len(raw) + 50)
-    u.stack.append(raw.decode("ascii") if raw.isascii() else raw)
+    found = bytes(raw)
+    return found.decode("ascii") if found.isascii() else found
 
 
-@_on(b"U")
-def _short_binstring(u: Unpickler) -> None:
-    u.position += 1
-    _old_string(u, bytes(u.take(u.data[u.position - 1])))
+def _string(letter: bytes, layout: struct.Struct, made: Callable[[memoryview], Any]) -> None:
+    """Text or bytes after their length; what is long stays in the file."""
+    unpack_from, size, encoding = layout.unpack_from, layout.size, "utf-8" if made is _utf8 else None
+
+    @_on(letter)
+    def push(u: Unpickler) -> None:
+        length = unpack_from(u.data, u.position)[0]
+        u.position += size
+        raw = u.take(length)
+        is_long = length > u.limits.blob
+        u.room -= _CONTAINER if is_long else length + 50
+        if u.room < 0:
+            u.charge(0)
+        u.stack.append(Blob(raw, encoding) if is_long else made(raw))
 
 
-@_on(b"T")
-def _binstring(u: Unpickler) -> None:
-    length = u.number(_I4)
-    if length < 0:
-        raise u.error("has a string of negative length")
-    if length > u.limits.blob:
-        _text(u, length, None)
-    else:
-        _old_string(u, bytes(u.take(length)))
+for _letter, _layout, _made in (
+    (b"\x8c", _U1, _utf8), (b"X", _U4, _utf8), (b"\x8d", _U8, _utf8),
+    (b"C", _U1, bytes), (b"B", _U4, bytes), (b"\x8e", _U8, bytes), (b"\x96", _U8, bytearray),
+    (b"U", _U1, _python2), (b"T", _U4, _python2),
+):  # fmt: skip
+    _string(_letter, _layout, _made)
 
 
 @_on(b"S")
-def _string(u: Unpickler) -> None:
+def _quoted(u: Unpickler) -> None:
     text = u.line("latin-1")
     if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
         raise u.error("has a string without its quotes")
-    _old_string(u, codecs.escape_decode(text[1:-1].encode("latin-1"))[0])
-
-
-@_on(b"V")
-def _unicode(u: Unpickler) -> None:
-    u.stack.append(u.line("latin-1").encode("latin-1").decode("raw-unicode-escape"))
+    u.stack.append(_python2(codecs.escape_decode(text[1:-1].encode("latin-1"))[0]))
 
 
 @_on(b"\x97\x98")
@@ -539,24 +459,32 @@ def _buffer(u: Unpickler) -> None:
         raise u.error("refers to a buffer outside the file, which PyTorch does not write")
 
 
-# containers
+# the stack, and containers
 
 
-def _empty(letters: bytes, kind: type) -> None:
-    @_on(letters)
+def _empty(letter: bytes, kind: type, cost: int) -> None:
+    @_on(letter)
     def push(u: Unpickler) -> None:
-        u.charge(_CONTAINER)
+        u.charge(cost)
         u.stack.append(kind())
 
 
-_empty(b"]", list)
-_empty(b"}", dict)
+def _tuple_of(letter: bytes, length: int) -> None:
+    cost = 60 + 8 * length
+
+    @_on(letter)
+    def push(u: Unpickler) -> None:
+        if len(u.stack) < length:
+            raise IndexError
+        u.room -= cost
+        u.stack[-length:] = [tuple(u.stack[-length:])]
 
 
-@_on(b"\x8f")
-def _empty_set(u: Unpickler) -> None:
-    u.charge(2 * _CONTAINER)
-    u.stack.append(set())
+_empty(b"]", list, _CONTAINER)
+_empty(b"}", dict, _CONTAINER)
+_empty(b"\x8f", set, 2 * _CONTAINER)
+for _length, _letter in enumerate((b"\x85", b"\x86", b"\x87"), start=1):
+    _tuple_of(_letter, _length)
 
 
 @_on(b"(")
@@ -592,26 +520,6 @@ def _tuple(u: Unpickler) -> None:
     u.stack.append(items)
 
 
-@_on(b"\x85")
-def _tuple1(u: Unpickler) -> None:
-    u.room -= 68
-    u.stack[-1] = (u.stack[-1],)
-
-
-@_on(b"\x86")
-def _tuple2(u: Unpickler) -> None:
-    u.room -= 76
-    last = u.stack.pop()
-    u.stack[-1] = (u.stack[-1], last)
-
-
-@_on(b"\x87")
-def _tuple3(u: Unpickler) -> None:
-    u.room -= 84
-    last, middle = u.stack.pop(), u.stack.pop()
-    u.stack[-1] = (u.stack[-1], middle, last)
-
-
 @_on(b"l")
 def _list(u: Unpickler) -> None:
     u.charge(_CONTAINER)
@@ -624,7 +532,7 @@ def _dict(u: Unpickler) -> None:
     items = u.pop_mark()
     u.charge(_CONTAINER)
     u.stack.append({})
-    u.set_items(items[::2], items[1::2])
+    u.set_items(items)
 
 
 @_on(b"\x91")
@@ -648,13 +556,12 @@ def _appends(u: Unpickler) -> None:
 @_on(b"s")
 def _setitem(u: Unpickler) -> None:
     value, key = u.stack.pop(), u.stack.pop()
-    u.set_items([key], [value])
+    u.set_items([key, value])
 
 
 @_on(b"u")
 def _setitems(u: Unpickler) -> None:
-    items = u.pop_mark()
-    u.set_items(items[::2], items[1::2])
+    u.set_items(u.pop_mark())
 
 
 @_on(b"\x90")
@@ -677,6 +584,8 @@ def _remember(u: Unpickler, index: int) -> None:
     memo = u.memo
     if index == len(memo):
         memo.append(u.stack[-1])
+    elif index < 0:
+        raise u.error(f"numbers a value {index}")
     elif index < len(memo):
         u.gaps -= memo[index] is _NOTHING
         memo[index] = u.stack[-1]
@@ -688,15 +597,15 @@ def _remember(u: Unpickler, index: int) -> None:
 
 
 def _recall(u: Unpickler, index: int) -> None:
-    if index >= len(u.memo) or u.memo[index] is _NOTHING:
+    value = u.memo[index] if 0 <= index < len(u.memo) else _NOTHING
+    if value is _NOTHING:
         raise u.error(f"refers to value {index}, which it has not made")
-    u.stack.append(u.memo[index])
+    u.stack.append(value)
 
 
 @_on(b"q")
 def _binput(u: Unpickler) -> None:
-    _remember(u, u.data[u.position])
-    u.position += 1
+    _remember(u, u.number(_U1))
 
 
 @_on(b"r")
@@ -709,17 +618,9 @@ def _long_binput(u: Unpickler) -> None:
         _remember(u, index)
 
 
-@_on(b"\x94")
-def _memoize(u: Unpickler) -> None:
-    _remember(u, len(u.memo) - u.gaps)
-
-
 @_on(b"p")
 def _put(u: Unpickler) -> None:
-    index = int(u.line())
-    if index < 0:
-        raise u.error(f"numbers a value {index}")
-    _remember(u, index)
+    _remember(u, int(u.line()))
 
 
 @_on(b"h")
@@ -738,10 +639,12 @@ def _long_binget(u: Unpickler) -> None:
 
 @_on(b"g")
 def _get(u: Unpickler) -> None:
-    index = int(u.line())
-    if index < 0:
-        raise u.error(f"refers to value {index}")
-    _recall(u, index)
+    _recall(u, int(u.line()))
+
+
+@_on(b"\x94")
+def _memoize(u: Unpickler) -> None:
+    _remember(u, len(u.memo) - u.gaps)
 
 
 # the dangerous ones: names, calls, objects, state. All of them end in a placeholder.
@@ -764,31 +667,29 @@ def _stack_global(u: Unpickler) -> None:
         raise u.error("imports something that is not a name")
 
 
-@_on(b"\x82\x83\x84")
-def _ext(u: Unpickler) -> None:
+def _extension(letter: bytes, layout: struct.Struct) -> None:
     """A name by its number in `copyreg`'s registry, which only the program that wrote the file knows."""
-    size = {0x82: 1, 0x83: 2, 0x84: 4}[u.data[u.position - 1]]
-    code = int.from_bytes(u.take(size), "little")
-    u.stack.append(u.global_("copyreg", f"extension_{code}"))
+
+    @_on(letter)
+    def push(u: Unpickler) -> None:
+        u.stack.append(u.global_("copyreg", f"extension_{u.number(layout)}"))
+
+
+for _letter, _layout in ((b"\x82", _U1), (b"\x83", _U2), (b"\x84", _U4)):
+    _extension(_letter, _layout)
 
 
 @_on(b"R")
 def _reduce(u: Unpickler) -> None:
-    args, function = u.stack.pop(), u.stack[-1]
-    u.stack[-1] = _call(u, function, args)
+    args = u.stack.pop()
+    u.stack[-1] = _call(u, u.stack[-1], args)
 
 
-@_on(b"\x81")
+@_on(b"\x81\x92")
 def _newobj(u: Unpickler) -> None:
+    """`cls.__new__(cls, *args)`; with keywords too, if it is the longer opcode."""
+    kwargs = u.stack.pop() if u.data[u.position - 1] == 0x92 else None
     args, cls = u.stack.pop(), u.stack.pop()
-    _use(cls, "made")
-    u.charge(_CONTAINER)
-    u.stack.append(rebuild.new(cls, args))
-
-
-@_on(b"\x92")
-def _newobj_ex(u: Unpickler) -> None:
-    kwargs, args, cls = u.stack.pop(), u.stack.pop(), u.stack.pop()
     _use(cls, "made")
     u.charge(_CONTAINER)
     u.stack.append(rebuild.new(cls, args, kwargs))
