@@ -12,7 +12,7 @@ from mvae.checkpoint.formats.detect import Format, detect
 from mvae.checkpoint.formats.every_pickle import MAX_PICKLES, every_pickle, is_plausible, try_pickle
 from mvae.checkpoint.formats.foreign import foreign_zip
 from mvae.checkpoint.pickled import dtypes
-from mvae.checkpoint.pickled.limits import DEFAULT_LIMITS, Limits
+from mvae.checkpoint.pickled.limits import DEFAULT_LIMITS, Limits, collector_held_off
 from mvae.checkpoint.pickled.machine import Trace, Unpickler
 from mvae.checkpoint.pickled.values import Global, Storage
 from mvae.errors import SALVAGE, CheckpointError, UnsupportedFileError
@@ -22,6 +22,7 @@ _LAST_VERSION = 10
 """`kMaxSupportedFileFormatVersion` in `caffe2/serialize/versions.h`."""
 
 
+@collector_held_off()
 def read_source(source: Source, limits: Limits = DEFAULT_LIMITS, contents: Contents | None = None) -> Contents:
     """`read`, for a file that is open already.
 
@@ -66,18 +67,19 @@ def make_storage(pid: Any, known: dict[str, Storage]) -> Storage:
     Raises:
         CheckpointError: not the id of a storage.
     """
-    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
+    if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
         raise CheckpointError(f"the pickle refers to {str(pid)[:80]}, which is not a storage. PyTorch writes no other.")
     _, kind, key, location, numel = pid[:5]
-    dtype = dtypes.STORAGE.get(kind.name) if isinstance(kind, Global) else None
-    if isinstance(kind, Global) and kind.module == "torch" and dtype is None:
-        dtype = kind.name if kind.name in dtypes.ITEMSIZE else None
+    dtype = dtypes.STORAGE.get(kind.name) if type(kind) is Global else None
+    if dtype is None and type(kind) is Global and kind.module == "torch" and kind.name in dtypes.ITEMSIZE:
+        dtype = kind.name
     if dtype is None or type(numel) is not int or not 0 <= numel < 2**62 or type(key) not in (str, int):
         raise CheckpointError(f"the pickle refers to a storage in a way PyTorch does not: {str(pid)[:120]}.")
     key = str(key)
-    if key not in known:
-        known[key] = Storage(key, dtype, numel, location if isinstance(location, str) else "cpu")
-    return known[key]
+    found = known.get(key)
+    if found is None:
+        found = known[key] = Storage(key, dtype, numel, location if isinstance(location, str) else "cpu")
+    return found
 
 
 # --- the zip, since PyTorch 1.6

@@ -278,21 +278,23 @@ def _use(target: Any, how: str) -> None:
 
 def _call(u: Unpickler, function: Any, args: Any) -> Any:
     """What `function(*args)` stands for, after a look at what it costs and where it leads."""
-    _use(function, "called")
     u.room -= _CONTAINER
-    if type(function) is Global and type(args) is tuple:
-        if function.builder is None:
-            _follow(u, function, args)
-        elif args and function.builder not in rebuild.COPYING_NOTHING:
-            for value in args:
-                each = _COPY.get(type(value))
-                if each:
-                    u.room -= each * len(value)
-            u.charge(8 * len(args))
-            made = rebuild.filled(function, args[0]) if len(args) == 1 else None
-            if made is not None:
-                u.guard.fill(*made)
-                return frozenset(made[1]) if function.name == "frozenset" else made[0]
+    if type(function) is not Global or type(args) is not tuple:
+        _use(function, "called")
+        return rebuild.call(function, args)
+    function.uses.add("called")
+    if function.builder is None:
+        _follow(u, function, args)
+    elif args and function.builder not in rebuild.COPYING_NOTHING:
+        for value in args:
+            each = _COPY.get(type(value))
+            if each:
+                u.room -= each * len(value)
+        u.charge(8 * len(args))
+        made = rebuild.filled(function, args[0]) if len(args) == 1 else None
+        if made is not None:
+            u.guard.fill(*made)
+            return frozenset(made[1]) if function.name == "frozenset" else made[0]
     return rebuild.call(function, args)
 
 
@@ -386,12 +388,18 @@ def _line(letter: bytes, value: Callable[[str], Any]) -> None:
 
 for _letter, _value in ((b"N", None), (b"\x88", True), (b"\x89", False), (b")", ())):
     _constant(_letter, _value)
-for _letter, _layout in ((b"K", _U1), (b"M", _U2), (b"J", _I4), (b"G", _F8)):
+for _letter, _layout in ((b"M", _U2), (b"J", _I4), (b"G", _F8)):
     _number(_letter, _layout)
 _line(b"I", lambda text: {"00": False, "01": True}[text] if text in ("00", "01") else int(text, 0))
 _line(b"L", lambda text: int(text.removesuffix("L"), 0))
 _line(b"F", float)
 _line(b"V", lambda text: text.encode("latin-1").decode("raw-unicode-escape"))
+
+
+@_on(b"K")
+def _binint1(u: Unpickler) -> None:
+    u.stack.append(u.data[u.position])
+    u.position += 1
 
 
 @_on(b"\x8a")

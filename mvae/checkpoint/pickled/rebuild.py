@@ -90,7 +90,7 @@ def _view(storage: Storage, dtype: str, offset: Any, shape: Any, stride: Any, re
         CheckpointError: it does not.
         TypeError: these are not a storage, shape, stride and offset.
     """
-    if type(shape) is not tuple or type(stride) is not tuple or not isinstance(storage, Storage):
+    if type(shape) is not tuple or type(stride) is not tuple or type(storage) is not Storage:
         raise TypeError("not a tensor")
     last, count = offset, 1
     for length, step in zip(shape[: MAX_DIMS + 1], stride[: MAX_DIMS + 1], strict=True):
@@ -98,7 +98,7 @@ def _view(storage: Storage, dtype: str, offset: Any, shape: Any, stride: Any, re
             raise TypeError("not a shape")
         last += (length - 1) * step
         count *= length
-    if type(offset) is not int or offset < 0 or len(shape) > MAX_DIMS or max(count, last) > _MAX_INDEX:
+    if type(offset) is not int or offset < 0 or len(shape) > MAX_DIMS or count > _MAX_INDEX or last > _MAX_INDEX:
         raise CheckpointError(f"storage '{storage.key}': a tensor of shape {str(list(shape))[:80]} is not possible.")
     if count and (last // dtypes.PACKED.get(dtype, 1) + 1) * dtypes.ITEMSIZE[dtype] > storage.nbytes:
         raise CheckpointError(
@@ -112,14 +112,16 @@ def _view(storage: Storage, dtype: str, offset: Any, shape: Any, stride: Any, re
 def _tensor_v2(_: Global, args: tuple[Any, ...]) -> Tensor:
     storage, offset, shape, stride = args[:4]
     tensor = _view(storage, storage.dtype, offset, shape, stride, args[4] if len(args) > 4 else False)
-    tensor.attributes = (args[6] if len(args) > 6 else None) or None  # the conjugate and negative bits
+    if len(args) > 6 and args[6]:
+        tensor.attributes = args[6]  # the conjugate and negative bits
     return tensor
 
 
 def _tensor_v3(_: Global, args: tuple[Any, ...]) -> Tensor:
     storage, offset, shape, stride, requires_grad, _hooks, dtype = args[:7]
     tensor = _view(storage, dtype_name(dtype), offset, shape, stride, requires_grad)
-    tensor.attributes = (args[7] if len(args) > 7 else None) or None
+    if len(args) > 7 and args[7]:
+        tensor.attributes = args[7]
     return tensor
 
 
