@@ -12,7 +12,7 @@ import pytest
 import torch
 from hostile_files import checkpoint, pickle_of, tensor
 
-from mvae.checkpoint import CheckpointError, inspect, read, salvage
+from mvae.checkpoint import CheckpointError, inspect, read
 from mvae.checkpoint.files.archive import Archive
 from mvae.checkpoint.files.source import Source
 
@@ -208,13 +208,6 @@ def test_a_directory_of_many_members_in_few_bytes_is_refused() -> None:
         opened(bytes(raw))
 
 
-def test_a_file_cut_off_anywhere_says_so(zoo: dict[str, Path]) -> None:
-    raw = zoo["lightning"].read_bytes()
-    for percent in range(1, 100):
-        with pytest.raises(CheckpointError, match="cut off"):
-            read(raw[: len(raw) * percent // 100])
-
-
 def test_flipped_bits_are_a_message_or_a_file(zoo: dict[str, Path]) -> None:
     raw, generator = zoo["lightning"].read_bytes(), random.Random(0)
     for _ in range(300):
@@ -254,28 +247,3 @@ def test_an_unknown_byte_order_is_refused() -> None:
     raw = checkpoint(GOOD).replace(b"little", b"middle")
     with pytest.raises(CheckpointError, match="'little' or 'big' was expected"):
         read(raw)
-
-
-def test_what_can_be_saved_of_a_file_that_is_cut_off_is_said_where_it_is_so() -> None:
-    buffer = io.BytesIO()
-    torch.save({"w": torch.randn(1000), "v": torch.randn(1000)}, buffer)
-    raw = buffer.getvalue()
-    for length in range(50, len(raw) - 600, 200):
-        with pytest.raises(CheckpointError) as found:
-            read(raw[:length])
-        try:
-            salvage(raw[:length], io.BytesIO())
-            saved = True
-        except CheckpointError:
-            saved = False
-        assert ("What is left can be saved" in str(found.value)) == saved
-
-
-def test_of_a_zip_that_never_was_a_checkpoint_nothing_is_promised() -> None:
-    """`policy_cut.zip`."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("data", b"{}")
-        archive.writestr("policy.pth", checkpoint(GOOD, {"archive/data/1": bytes(20_000)}))
-    with pytest.raises(CheckpointError, match="begins with b'data', as no checkpoint"):
-        read(buffer.getvalue()[:10_000])
