@@ -44,9 +44,10 @@ class Sections:
 
     def of(self, path: Path) -> str:
         """`weights`, `buffers`, `Adam exp_avg`, the top-level key, or `tensors` for one without any."""
-        if self.in_optimizer(path):
+        place = self.place(path)
+        if place in self._optimizers:
             kept = next((step for step in reversed(path) if isinstance(step, str)), "state")  # LBFGS keeps lists
-            return f"{self._optimizers[self.place(path)]} {kept}"
+            return f"{self._optimizers[place]} {kept}"
         name = self.weight(path)
         if name is not None and self.weights is not None:
             if not self.weights.certain:
@@ -66,7 +67,10 @@ class Sections:
 
     def place(self, path: Path) -> Path:
         """The optimizer's state that a path is in, or its first step."""
-        return next((path[:length] for length in (0, 1, 2) if path[:length] in self._optimizers), path[:1])
+        for length in (0, 1, 2):  # `next` of a generator takes twice as long, and this is called for every tensor
+            if path[:length] in self._optimizers:
+                return path[:length]
+        return path[:1]
 
     def in_optimizer(self, path: Path) -> bool:
         """True for what an optimizer keeps."""

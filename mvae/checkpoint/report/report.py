@@ -136,7 +136,8 @@ class Report:
     @cached_property
     def bytes(self) -> dict[str, int]:
         """Heading → bytes of the file, largest first; the sum is `size`. See `mvae.checkpoint.report.byte_budget`."""
-        return byte_budget(self.contents, self._found, self.sections)
+        with collector_held_off():
+            return byte_budget(self.contents, self._found, self.sections)
 
     @cached_property
     def facts(self) -> list[Fact]:
