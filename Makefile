@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data lab course test lint unit lessons store bench-quality bench-checkpoint bench-chaos clean
+.PHONY: help setup data lab course test lint unit lessons store bench-quality bench-checkpoint bench-speed bench-chaos clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 26
@@ -62,6 +62,9 @@ bench-quality: data  ## the README's table: NDCG@100 on ML-100K (some minutes)
 bench-checkpoint: $(READY)  ## the checkpoint tools: time, memory, kills and resumes (needs 12 GB of disk)
 	$(BIN)/python -m benchmarks.checkpoint_read
 	$(BIN)/python -m benchmarks.checkpoint_save
+
+bench-speed: $(READY)  ## seconds of a training step, beside other libraries (the first time their packages are fetched)
+	$(BIN)/python -m benchmarks.speed --write
 
 bench-chaos: $(READY)  ## kill `mvae train` at its file events and resume it (some 20 minutes)
 	$(BIN)/python -m benchmarks.chaos
