@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -172,3 +173,23 @@ def test_every_make_command_in_the_pages_exists() -> None:
         return [target for target in used if target not in targets]
 
     assert each_page(unknown) == {}
+
+
+# ---- waiting threads -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "before", "after"),
+    [
+        ("from mvae import fit", None, "passive"),
+        ("from mvae import fit", "active", "active"),
+        ("import torch; from mvae import fit", None, "None"),  # too late to matter, so left alone
+        ("import mvae.checkpoint, mvae; mvae.checkpoint.inspect", None, "None"),
+    ],
+)
+def test_threads_wait_asleep_wherever_a_training_starts(code: str, before: str | None, after: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if before is None else {"OMP_WAIT_POLICY": before}
+    code += "; import os; print(os.environ.get('OMP_WAIT_POLICY'))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [after]

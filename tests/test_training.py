@@ -17,7 +17,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from mvae import DataError, FitResult, Interactions, InteractionsDataModule, MultiVAE, fit
+from mvae import DataError, FitResult, Interactions, InteractionsDataModule, MultiVAE, fit, synthetic
 from mvae.callbacks import History
 from mvae.checkpoint import CheckpointNotSavedError
 from mvae.training import SMALL_DATA
@@ -288,3 +288,23 @@ def test_a_loss_that_is_never_a_number_is_said(
 ) -> None:
     with pytest.raises(RuntimeError, match=re.escape("val_loss was never a finite number. Lower lr.")):
         fit(datamodule, tiny_model(lr=1e30), out=tmp_path, max_epochs=3)
+
+
+# ---- bf16 ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("has_bf16", "precision", "warned"),
+    [(False, "bf16-mixed", True), (True, "bf16-mixed", False), (False, "32-true", False)],
+)
+def test_bf16_is_warned_of_where_the_processor_has_no_instructions_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_bf16: bool, precision: str, warned: bool
+) -> None:
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: has_bf16, raising=False)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    data = InteractionsDataModule(synthetic(60, 40, interactions_per_user=8))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(data, out=tmp_path, max_epochs=1, accelerator="cpu", precision=precision, progress=False)
+    assert any("without bf16 instructions" in str(warning.message) for warning in caught) == warned
