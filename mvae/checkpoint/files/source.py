@@ -6,6 +6,7 @@ import mmap
 import os
 import stat
 import zlib
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from mvae.errors import CheckpointError, CheckpointNotFoundError
@@ -68,6 +69,7 @@ class Source:
             self.data.obj.madvise(mmap.MADV_DONTNEED)
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Record:
     """A named piece of a file: a zip member, or a run of raw bytes in the formats that have no zip.
 
@@ -75,31 +77,23 @@ class Record:
         name: as the file names it.
         offset: of the first byte of its content, in bytes from the start of the file.
         size: bytes of content once unpacked.
-        stored: bytes it takes in the file; equal to `size` unless `method` is `DEFLATED`.
+        stored: bytes it takes in the file; equal to `size` unless `method` is `DEFLATED`, and if it is not given.
         crc32: the checksum written beside it, or None in a format that has none.
         method: `STORED` or `DEFLATED`.
         source: the file it lies in.
     """
 
-    __slots__ = ("crc32", "method", "name", "offset", "size", "source", "stored")
+    source: Source
+    name: str
+    offset: int
+    size: int
+    crc32: int | None = None
+    stored: int = -1
+    method: int = STORED
 
-    def __init__(
-        self,
-        source: Source,
-        name: str,
-        offset: int,
-        size: int,
-        crc32: int | None = None,
-        stored: int | None = None,
-        method: int = STORED,
-    ) -> None:
-        self.source = source
-        self.name = name
-        self.offset = offset
-        self.size = size
-        self.crc32 = crc32
-        self.stored = size if stored is None else stored
-        self.method = method
+    def __post_init__(self) -> None:
+        if self.stored < 0:
+            self.stored = self.size
 
     def __repr__(self) -> str:
         return f"Record({self.name!r}, offset={self.offset}, size={self.size})"

@@ -197,8 +197,7 @@ def _made(record: Record, code: str, shape: tuple[int, ...]) -> Tensor:
     dtype, kind = _TYPES.get(code, "uint8"), "Tensor"
     if code in _PACKED_BITS:
         kind, shape = f"packed {code} {list(shape)}", (record.size,)
-    storage = Storage(record.name, dtype, record.size // ITEMSIZE[dtype], "cpu")
-    storage.record = record
+    storage = Storage(record.name, dtype, record.size // ITEMSIZE[dtype], "cpu", record)
     return Tensor(dtype, shape, contiguous(shape), 0, storage, kind=kind)
 
 

@@ -437,7 +437,10 @@ def _string(letter: bytes, layout: struct.Struct, made: Callable[[memoryview], A
     def push(u: Unpickler) -> None:
         length = unpack_from(u.data, u.position)[0]
         u.position += size
-        raw = u.take(length)
+        raw = u.data[u.position : u.position + length]
+        if len(raw) < length:
+            u.take(length)  # says so
+        u.position += length
         is_long = length > u.limits.blob
         u.room -= _CONTAINER if is_long else length + 50
         if u.room < 0:
@@ -477,22 +480,9 @@ def _empty(letter: bytes, kind: type, cost: int) -> None:
         u.stack.append(kind())
 
 
-def _tuple_of(letter: bytes, length: int) -> None:
-    cost = 60 + 8 * length
-
-    @_on(letter)
-    def push(u: Unpickler) -> None:
-        if len(u.stack) < length:
-            raise IndexError
-        u.room -= cost
-        u.stack[-length:] = [tuple(u.stack[-length:])]
-
-
 _empty(b"]", list, _CONTAINER)
 _empty(b"}", dict, _CONTAINER)
 _empty(b"\x8f", set, 2 * _CONTAINER)
-for _length, _letter in enumerate((b"\x85", b"\x86", b"\x87"), start=1):
-    _tuple_of(_letter, _length)
 
 
 @_on(b"(")
@@ -526,6 +516,26 @@ def _tuple(u: Unpickler) -> None:
     u.room -= 60 + 8 * len(items)
     u.stack = u.marks.pop()
     u.stack.append(items)
+
+
+@_on(b"\x85")
+def _tuple1(u: Unpickler) -> None:
+    u.room -= 68
+    u.stack[-1] = (u.stack[-1],)
+
+
+@_on(b"\x86")
+def _tuple2(u: Unpickler) -> None:
+    u.room -= 76
+    last = u.stack.pop()
+    u.stack[-1] = (u.stack[-1], last)
+
+
+@_on(b"\x87")
+def _tuple3(u: Unpickler) -> None:
+    u.room -= 84
+    last, middle = u.stack.pop(), u.stack.pop()
+    u.stack[-1] = (u.stack[-1], middle, last)
 
 
 @_on(b"l")

@@ -398,9 +398,8 @@ def _as_tensor(value: NumpyArray, dtype: str, byteorder: str) -> Tensor:
     tensor = Tensor(dtype, value.shape, tuple(reversed(stride)) if value.fortran else stride, 0, None)
     if not isinstance(data, (bytes, bytearray)) or len(data) != tensor.nbytes:
         raise CheckpointError("a numpy array in the file contradicts itself.")
-    tensor.storage = Storage("numpy", dtype, tensor.numel, "cpu")
-    tensor.storage.byteorder = byteorder
-    tensor.storage.record = Record(Source("numpy", memoryview(data)), "numpy", 0, len(data))
+    record = Record(Source("numpy", memoryview(data)), "numpy", 0, len(data))
+    tensor.storage = Storage("numpy", dtype, tensor.numel, "cpu", record, byteorder)
     return tensor
 
 

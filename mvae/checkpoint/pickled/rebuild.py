@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from mvae.checkpoint.pickled import dtypes
@@ -58,7 +59,7 @@ def filled(function: Global, items: Any) -> tuple[Any, list[Any], list[Any] | No
         pairs = items if function.name == "OrderedDict" and type(items) in (list, tuple) else None
         if pairs and all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs):
             return ObjectDict(function), [key for key, _ in pairs], [value for _, value in pairs]
-    if function.builder is _set and isinstance(items, (list, tuple, set, frozenset)):
+    if function.builder is _empty and function.name != "bytes" and isinstance(items, (list, tuple, set, frozenset)):
         return set(), list(items), None
     return None
 
@@ -83,57 +84,54 @@ def dtype_name(value: Any) -> str:
     return str(name)
 
 
-def _view(storage: Storage, dtype: str, offset: Any, shape: Any, stride: Any, requires_grad: Any) -> Tensor:
-    """A tensor that lies inside its storage.
+def _view(
+    storage: Storage, dtype: str, offset: Any, shape: Any, stride: Any, requires_grad: Any, attributes: Any = None
+) -> Tensor:
+    """A tensor that lies inside its storage; `attributes` are its conjugate and negative bits, if they are set.
 
     Raises:
         CheckpointError: it does not.
         TypeError: these are not a storage, shape, stride and offset.
     """
-    if type(shape) is not tuple or type(stride) is not tuple or type(storage) is not Storage:
+    if (type(storage), type(offset), type(shape), type(stride)) != (Storage, int, tuple, tuple):
         raise TypeError("not a tensor")
-    last, count = offset, 1
-    for length, step in zip(shape[: MAX_DIMS + 1], stride[: MAX_DIMS + 1], strict=True):
+    last, count, is_possible = offset, 1, offset >= 0 and len(shape) <= MAX_DIMS
+    for length, step in zip(shape, stride, strict=True) if is_possible else ():
         if type(length) is not int or type(step) is not int or length < 0 or step < 0:
             raise TypeError("not a shape")
         last += (length - 1) * step
         count *= length
-    if type(offset) is not int or offset < 0 or len(shape) > MAX_DIMS or count > _MAX_INDEX or last > _MAX_INDEX:
+    if not is_possible or count > _MAX_INDEX or last > _MAX_INDEX:
         raise CheckpointError(f"storage '{storage.key}': a tensor of shape {str(list(shape))[:80]} is not possible.")
-    if count and (last // dtypes.PACKED.get(dtype, 1) + 1) * dtypes.ITEMSIZE[dtype] > storage.nbytes:
+    inside = last < storage.numel and dtype == storage.dtype  # what follows says the same, and takes longer
+    if not inside and count and (last // dtypes.PACKED.get(dtype, 1) + 1) * dtypes.ITEMSIZE[dtype] > storage.nbytes:
         raise CheckpointError(
             f"a tensor of shape {list(shape)} and stride {list(stride)}, from element {offset}, reaches past "
             f"the end of storage '{storage.key}', which holds {storage.numel:,} elements. The file was "
             "changed or is damaged."
         )
-    return Tensor(dtype, shape, stride, offset, storage, requires_grad is True)
+    return Tensor(dtype, shape, stride, offset, storage, requires_grad is True, "Tensor", attributes or None)
 
 
 def _tensor_v2(_: Global, args: tuple[Any, ...]) -> Tensor:
     storage, offset, shape, stride = args[:4]
-    tensor = _view(storage, storage.dtype, offset, shape, stride, args[4] if len(args) > 4 else False)
-    if len(args) > 6 and args[6]:
-        tensor.attributes = args[6]  # the conjugate and negative bits
-    return tensor
+    requires_grad, bits = args[4] if len(args) > 4 else False, args[6] if len(args) > 6 else None
+    return _view(storage, storage.dtype, offset, shape, stride, requires_grad, bits)
 
 
 def _tensor_v3(_: Global, args: tuple[Any, ...]) -> Tensor:
     storage, offset, shape, stride, requires_grad, _hooks, dtype = args[:7]
-    tensor = _view(storage, dtype_name(dtype), offset, shape, stride, requires_grad)
-    if len(args) > 7 and args[7]:
-        tensor.attributes = args[7]
-    return tensor
+    bits = args[7] if len(args) > 7 else None
+    return _view(storage, dtype_name(dtype), offset, shape, stride, requires_grad, bits)
 
 
 def _copy(tensor: Any, kind: str, attributes: Any = None) -> Tensor:
     """The same tensor under another class; the original may be in use elsewhere in the file."""
     if not isinstance(tensor, Tensor):
         raise TypeError("not a tensor")
-    again = Tensor(tensor.dtype, tensor.shape, tensor.stride, tensor.offset, tensor.storage, tensor.requires_grad, kind)
-    again.parts = tensor.parts
     both = isinstance(attributes, dict) and isinstance(tensor.attributes, dict)
-    again.attributes = {**attributes, **tensor.attributes} if both else attributes or tensor.attributes
-    return again
+    attributes = {**attributes, **tensor.attributes} if both else attributes or tensor.attributes
+    return replace(tensor, kind=kind, attributes=attributes)
 
 
 def _parameter(_: Global, args: tuple[Any, ...]) -> Tensor:
@@ -153,12 +151,9 @@ def _sparse(_: Global, args: tuple[Any, ...]) -> Tensor:
     kind = layout.args[0].removeprefix("torch.")
     names = ("indices", "values") if kind == "sparse_coo" else ("compressed_indices", "plain_indices", "values")
     parts = dict(zip(names, data, strict=False))
-    shape = data[len(names)]
     if not all(isinstance(part, Tensor) for part in parts.values()):
         raise TypeError("not a sparse tensor")
-    tensor = Tensor(parts["values"].dtype, _shape(shape), (), 0, None, kind=kind)
-    tensor.parts = parts
-    return tensor
+    return Tensor(parts["values"].dtype, _shape(data[len(names)]), (), 0, None, kind=kind, parts=parts)
 
 
 def _quantised(_: Global, args: tuple[Any, ...]) -> Tensor:
@@ -186,19 +181,18 @@ def _nested(_: Global, args: tuple[Any, ...]) -> Tensor:
     parts = dict(zip(("buffer", "sizes", "strides", "offsets"), args, strict=True))
     if not all(isinstance(part, Tensor) for part in args):
         raise TypeError("not a nested tensor")
-    tensor = Tensor(args[0].dtype, (args[1].shape[0],), (), 0, None, kind="nested")
-    tensor.parts = parts
-    return tensor
+    return Tensor(args[0].dtype, (args[1].shape[0],), (), 0, None, kind="nested", parts=parts)
+
+
+def _is_shape(value: Any) -> bool:
+    small = type(value) is tuple and len(value) <= MAX_DIMS
+    return small and all(type(length) is int and 0 <= length <= _MAX_INDEX for length in value)
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    if (
-        type(value) is not tuple
-        or len(value) > MAX_DIMS
-        or not all(type(length) is int and 0 <= length <= _MAX_INDEX for length in value)
-    ):
+    if not _is_shape(value):
         raise TypeError("not a shape")
-    return value
+    return tuple(value)
 
 
 # --- numpy
@@ -228,31 +222,25 @@ def _numpy_scalar(_: Global, args: tuple[Any, ...]) -> NumpyScalar:
 def _numpy_buffer(_: Global, args: tuple[Any, ...]) -> NumpyArray:
     """`_frombuffer(buffer, dtype, shape, order)`, which numpy writes under pickle protocol 5."""
     data, dtype, shape, order = args
-    array = NumpyArray(Global("numpy", "ndarray"))
-    array.data, array.dtype, array.shape, array.fortran = data, dtype, _shape(shape), order == "F"
     if not isinstance(dtype, NumpyDtype) or not isinstance(data, (bytes, bytearray, Blob)):
         raise TypeError("not a numpy array")
-    return array
+    return NumpyArray(Global("numpy", "ndarray"), dtype, _shape(shape), order == "F", data)
 
 
 def set_numpy_state(target: NumpyArray | NumpyDtype, state: Any) -> bool:
     """Fill in what a BUILD opcode says about an array or a type. False if numpy does not write such a state."""
-    if not isinstance(state, tuple):
+    if not isinstance(state, tuple) or len(state) < 5:
         return False
     if isinstance(target, NumpyDtype):
-        if len(state) < 5 or state[1] not in ("<", ">", "|", "="):
+        if state[1] not in ("<", ">", "|", "="):
             return False
         target.code = state[1] + target.code.lstrip("<>|=")
         target.fields = state[4] or state[2]
         return True
-    if len(state) != 5 or not isinstance(state[2], NumpyDtype) or not isinstance(state[1], tuple):
+    _, shape, dtype, fortran, data = state[:5]
+    if len(state) != 5 or not isinstance(dtype, NumpyDtype) or not _is_shape(shape):
         return False
-    if len(state[1]) > MAX_DIMS:
-        return False
-    if not all(type(length) is int and length >= 0 for length in state[1]):
-        return False
-    _, target.shape, target.dtype, fortran, target.data = state
-    target.fortran = fortran is True
+    target.shape, target.dtype, target.fortran, target.data = shape, dtype, fortran is True, data
     return True
 
 
@@ -266,10 +254,11 @@ def _dict(cls: Global, args: tuple[Any, ...]) -> ObjectDict:
     return ObjectDict(cls, args)
 
 
-def _set(cls: Global, args: tuple[Any, ...]) -> set[Any] | frozenset[Any]:
+def _empty(cls: Global, args: tuple[Any, ...]) -> Any:
+    """`set()`, `frozenset()`, and `bytes()`, which is how protocols 0 to 2 write the empty byte string."""
     if args:
-        raise TypeError("not a set")
-    return frozenset() if cls.name == "frozenset" else set()
+        raise TypeError("not empty")
+    return {"set": set, "frozenset": frozenset, "bytes": bytes}[cls.name]()
 
 
 def _encode(_: Global, args: tuple[Any, ...]) -> bytes | Blob:
@@ -281,13 +270,6 @@ def _encode(_: Global, args: tuple[Any, ...]) -> bytes | Blob:
         text.latin = True
         return text
     return str.encode(text, "latin-1")
-
-
-def _bytes(_: Global, args: tuple[Any, ...]) -> bytes:
-    """`bytes()`: how protocols 0 to 2 write the empty byte string."""
-    if args:
-        raise TypeError("not the empty byte string")
-    return b""
 
 
 def _bytearray(_: Global, args: tuple[Any, ...]) -> bytearray:
@@ -348,10 +330,10 @@ def _table() -> dict[tuple[str, ...], Builder]:
         "collections OrderedDict": _dict,
         "collections Counter": _dict,
         "collections defaultdict": _dict,
-        "builtins set": _set,
-        "builtins frozenset": _set,
+        "builtins set": _empty,
+        "builtins frozenset": _empty,
         "builtins bytearray": _bytearray,
-        "builtins bytes": _bytes,
+        "builtins bytes": _empty,
         "builtins complex": _complex,
         "_codecs encode": _encode,
         "copyreg _reconstructor": _reconstructor,

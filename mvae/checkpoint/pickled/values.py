@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mvae.checkpoint.files.source import STORED, Record
@@ -58,6 +59,7 @@ class Global:
         return f"<{self}>"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Object:
     """Stands where the file has an object of a class, or the result of a call: nothing was made or called.
 
@@ -70,15 +72,12 @@ class Object:
         entries: what would have been set in it, if it was filled like a dict.
     """
 
-    __slots__ = ("args", "cls", "entries", "items", "kwargs", "state")
-
-    def __init__(self, cls: Any, args: tuple[Any, ...] = (), kwargs: dict[Any, Any] | None = None) -> None:
-        self.cls = cls
-        self.args = args
-        self.kwargs = kwargs
-        self.state: Any = None
-        self.items: list[Any] | None = None
-        self.entries: dict[Any, Any] | None = None
+    cls: Any
+    args: tuple[Any, ...] = ()
+    kwargs: dict[Any, Any] | None = None
+    state: Any = None
+    items: list[Any] | None = None
+    entries: dict[Any, Any] | None = None
 
     @property
     def attributes(self) -> dict[Any, Any]:
@@ -128,6 +127,7 @@ class ObjectDict(dict[Any, Any]):
         self.state: Any = None
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Storage:
     """A run of bytes that one or more tensors are views of.
 
@@ -140,15 +140,12 @@ class Storage:
         byteorder: `little` or `big`.
     """
 
-    __slots__ = ("byteorder", "dtype", "key", "location", "numel", "record")
-
-    def __init__(self, key: str, dtype: str, numel: int, location: str) -> None:
-        self.key = key
-        self.dtype = dtype
-        self.numel = numel
-        self.location = location
-        self.record: Record | None = None
-        self.byteorder = "little"
+    key: str
+    dtype: str
+    numel: int
+    location: str
+    record: Record | None = None
+    byteorder: str = "little"
 
     @property
     def nbytes(self) -> int:
@@ -169,6 +166,7 @@ class Storage:
         return f"<storage {self.key}: {self.numel} × {self.dtype} from {self.location}>"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Tensor:
     """A tensor as the file describes it. Its values stay in the file until `array()` or `item()` asks for them.
 
@@ -183,37 +181,15 @@ class Tensor:
         parts: the tensors it is made of, by name, such as `indices` and `values`; may be None.
     """
 
-    __slots__ = (
-        "attributes",
-        "dtype",
-        "kind",
-        "offset",
-        "parts",
-        "requires_grad",
-        "shape",
-        "storage",
-        "stride",
-    )
-
-    def __init__(
-        self,
-        dtype: str,
-        shape: tuple[int, ...],
-        stride: tuple[int, ...],
-        offset: int,
-        storage: Storage | None,
-        requires_grad: bool = False,
-        kind: str = "Tensor",
-    ) -> None:
-        self.dtype = dtype
-        self.shape = shape
-        self.stride = stride
-        self.offset = offset
-        self.storage = storage
-        self.requires_grad = requires_grad
-        self.kind = kind
-        self.attributes: Any = None
-        self.parts: dict[str, Any] | None = None
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    storage: Storage | None
+    requires_grad: bool = False
+    kind: str = "Tensor"
+    attributes: Any = None
+    parts: dict[str, Any] | None = None
 
     @property
     def numel(self) -> int:
@@ -309,17 +285,12 @@ class Tensor:
         return f"<tensor {self.dtype} {list(self.shape)}>"
 
 
+@dataclass(slots=True, repr=False)
 class NumpyDtype:
     """A numpy type named in the file, such as `<f4`; `fields` is set for structured types, which are not decoded."""
 
-    __slots__ = ("code", "fields")
-
-    def __init__(self, code: str) -> None:
-        self.code = code
-        self.fields: Any = None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, NumpyDtype) and (self.code, self.fields) == (other.code, other.fields)
+    code: str
+    fields: Any = None
 
     __hash__ = object.__hash__
 
@@ -327,17 +298,12 @@ class NumpyDtype:
         return f"<numpy dtype {self.code}>"
 
 
+@dataclass(slots=True, repr=False)
 class NumpyScalar:
     """A numpy number, such as a learning rate that is a `np.float32`; `value` is the plain number, or raw bytes."""
 
-    __slots__ = ("dtype", "value")
-
-    def __init__(self, dtype: NumpyDtype, value: Any) -> None:
-        self.dtype = dtype
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, NumpyScalar) and (self.dtype, self.value) == (other.dtype, other.value)
+    dtype: NumpyDtype
+    value: Any
 
     __hash__ = object.__hash__
 
@@ -345,6 +311,7 @@ class NumpyScalar:
         return f"<numpy {self.dtype.code} {self.value!r}>"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class NumpyArray:
     """A numpy array inside the pickle.
 
@@ -355,14 +322,11 @@ class NumpyArray:
         data: the elements: bytes, a `Blob`, or a list for an array of objects.
     """
 
-    __slots__ = ("cls", "data", "dtype", "fortran", "shape")
-
-    def __init__(self, cls: Any) -> None:
-        self.cls = cls
-        self.dtype: NumpyDtype | None = None
-        self.shape: tuple[int, ...] = ()
-        self.fortran = False
-        self.data: Any = b""
+    cls: Any
+    dtype: NumpyDtype | None = None
+    shape: tuple[int, ...] = ()
+    fortran: bool = False
+    data: Any = b""
 
     @property
     def nbytes(self) -> int:
@@ -391,6 +355,7 @@ class NumpyArray:
         return f"<numpy array {self.dtype.code if self.dtype else '?'} {list(self.shape)}>"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Blob:
     """A text or byte string too large to copy: it stays in the file until `content()` asks for it.
 
@@ -399,12 +364,9 @@ class Blob:
             text, as PyTorch's protocol 2 does, has `latin` set.
     """
 
-    __slots__ = ("encoding", "latin", "raw")
-
-    def __init__(self, raw: memoryview, encoding: str | None) -> None:
-        self.raw = raw
-        self.encoding = encoding
-        self.latin = False
+    raw: memoryview
+    encoding: str | None
+    latin: bool = False
 
     def __len__(self) -> int:
         """Bytes it takes in the file."""
