@@ -7,9 +7,10 @@ Section numbers refer to PKWARE's APPNOTE.TXT. All numbers are little-endian; wh
 from __future__ import annotations
 
 import struct
+from collections import namedtuple
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 MAX32, MAX16 = 0xFFFFFFFF, 0xFFFF
 HAS_DESCRIPTOR, UTF8 = 0x8, 0x800
@@ -20,7 +21,7 @@ PADDING_TAG = 0x4246
 """`FB`: PyTorch's extra field, filled so that the data is aligned."""
 
 Data = bytes | bytearray | memoryview
-Fields = TypeVar("Fields", bound=NamedTuple)
+Fields = TypeVar("Fields", bound=tuple[Any, ...])
 
 
 class Structure(Generic[Fields]):
@@ -51,89 +52,29 @@ class Structure(Generic[Fields]):
         return self._struct.pack(self.mark, *numbers)
 
 
-class Local(NamedTuple):
-    """What stands in front of a member's data (4.3.7); then come name and extra field."""
+# The fields of each: after the mark, numbers.
 
-    mark: bytes
-    needs: int
-    flags: int
-    method: int
-    time: int
-    date: int
-    crc32: int
-    stored: int
-    size: int
-    name_length: int
-    extra_length: int
+Local = namedtuple("Local", "mark needs flags method time date crc32 stored size name_length extra_length")
+"""What stands in front of a member's data (4.3.7); then come name and extra field."""
 
+Entry = namedtuple(
+    "Entry",
+    "mark made_by needs flags method time date "
+    "crc32 stored size name_length extra_length comment_length disk internal external header",
+)
+"""A member's entry in the central directory (4.3.12); then come name, extra field and comment."""
 
-class Entry(NamedTuple):
-    """A member's entry in the central directory (4.3.12); then come name, extra field and comment."""
+End = namedtuple("End", "mark disk first_disk entries_here entries size start comment_length")
+"""Where the directory is, the last record of the file (4.3.16); then comes a comment."""
 
-    mark: bytes
-    made_by: int
-    needs: int
-    flags: int
-    method: int
-    time: int
-    date: int
-    crc32: int
-    stored: int
-    size: int
-    name_length: int
-    extra_length: int
-    comment_length: int
-    disk: int
-    internal: int
-    external: int
-    header: int
+Locator64 = namedtuple("Locator64", "mark disk at disks")
+"""Where the end record for large files is (4.3.15)."""
 
+End64 = namedtuple("End64", "mark length made_by needs disk first_disk entries_here entries size start")
+"""The end record for large files (4.3.14)."""
 
-class End(NamedTuple):
-    """Where the directory is, the last record of the file (4.3.16); then comes a comment."""
-
-    mark: bytes
-    disk: int
-    first_disk: int
-    entries_here: int
-    entries: int
-    size: int
-    start: int
-    comment_length: int
-
-
-class Locator64(NamedTuple):
-    """Where the end record for large files is (4.3.15)."""
-
-    mark: bytes
-    disk: int
-    at: int
-    disks: int
-
-
-class End64(NamedTuple):
-    """The end record for large files (4.3.14)."""
-
-    mark: bytes
-    length: int
-    made_by: int
-    needs: int
-    disk: int
-    first_disk: int
-    entries_here: int
-    entries: int
-    size: int
-    start: int
-
-
-class Descriptor(NamedTuple):
-    """What may follow a member's data (4.3.9)."""
-
-    mark: bytes
-    crc32: int
-    stored: int
-    size: int
-
+Descriptor = namedtuple("Descriptor", "mark crc32 stored size")
+"""What may follow a member's data (4.3.9)."""
 
 LOCAL = Structure(b"PK\3\4", "5H3L2H", Local)
 ENTRY = Structure(b"PK\1\2", "6H3L5H2L", Entry)

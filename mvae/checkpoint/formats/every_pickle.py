@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from mvae.checkpoint.files.source import STORED, Record, Source
@@ -122,7 +122,7 @@ def _in_bytes(trace: Trace, limits: Limits, level: int, read: Reader) -> None:
             known[id(raw)] = raw is not None and _read_inside(trace, name, raw, limits, level, read, len(known))
         if not known[id(raw)]:
             name.uses.add("not followed")
-    if None in [_bytes_of(args[0]) if args else None for name, args in trace.calls if str(name) in LOADERS]:
+    if id(None) in known:
         trace.unseen.append("a pickle whose bytes the file only works out when it is loaded.")
 
 
@@ -167,9 +167,8 @@ def _in_zip(contents: Contents, limits: Limits) -> None:
     ]
     spent = contents.trace.spent if contents.trace else (0, 0)
     for number, member in enumerate(found):
-        trace, problem = Trace(), ""
         if number >= MAX_PICKLES or (member.method != STORED and member.size > _MAX_COMPRESSED):
-            problem = "it is one of too many, or packed too large."
+            trace, problem = Trace(), "it is one of too many, or packed too large."
         else:
             trace, problem = _read_beside(member, limits.less(*spent))
             spent = (spent[0] + trace.spent[0], spent[1] + trace.spent[1])
@@ -181,14 +180,11 @@ def _in_zip(contents: Contents, limits: Limits) -> None:
             contents.trace.add(trace)
         else:
             contents.beside[member.name] = trace
-    view = main.view() if main is not None and contents.pickles else b""
     end = contents.main_end
-    if contents.trace is not None and 0 < end < len(view):
-        unpickler = Unpickler(view[end:], None, 0, limits.less(*spent))
-        with suppress(CheckpointError):
-            unpickler.load()
-        if unpickler.trace.globals and is_plausible(unpickler.trace):
-            contents.beside[f"{main.name if main else ''}, from byte {end:,} on"] = unpickler.trace
+    if main is not None and 0 < end < main.size:
+        trace, _ = _read_beside(main, limits.less(*spent), end)
+        if trace.globals:
+            contents.beside[f"{main.name}, from byte {end:,} on"] = trace
 
 
 def _looks_like_pickle(member: Record) -> bool:
@@ -198,14 +194,13 @@ def _looks_like_pickle(member: Record) -> bool:
     return member.method == STORED and len(raw) == 2 and raw[0] == 0x80 and raw[1] <= 5
 
 
-def _read_beside(member: Record, limits: Limits) -> tuple[Trace, str]:
+def _read_beside(member: Record, limits: Limits, start: int = 0) -> tuple[Trace, str]:
     """What a pickle does, and what is wrong with it."""
+    trace = Trace()
     try:
-        unpickler = Unpickler(member.view(), None, 0, limits)
-    except CheckpointError as error:
-        return Trace(), str(error)
-    try:
+        unpickler = Unpickler(member.view()[start:], None, 0, limits)
+        trace = unpickler.trace
         unpickler.load()
     except CheckpointError as error:
-        return (unpickler.trace if is_plausible(unpickler.trace) else Trace()), str(error)
-    return unpickler.trace, ""
+        return (trace if is_plausible(trace) else Trace()), str(error)
+    return trace, ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from typing import NamedTuple
 
 from mvae.checkpoint.files.source import Record, Source
 from mvae.checkpoint.formats.contents import Contents
@@ -100,18 +99,6 @@ def _add_file(contents: Contents, path: str, name: str, where: dict[str, str]) -
 # --- the others
 
 
-class _Kind(NamedTuple):
-    """A kind of folder that is not read.
-
-    Attributes:
-        ending: of the files that tell.
-        says: given the folder and those files, what it is and what to do.
-    """
-
-    ending: str | tuple[str, ...]
-    says: Callable[[str, list[str]], str]
-
-
 def _deepspeed(path: str, files: list[str]) -> str:
     """DeepSpeed spreads the weights over its optimizer's files, and puts a script beside them that joins them."""
     top = path if files[0].count(os.sep) else os.path.dirname(os.path.abspath(path))
@@ -124,35 +111,28 @@ def _deepspeed(path: str, files: list[str]) -> str:
     )
 
 
-def _several_bin(path: str, files: list[str]) -> str:
-    return (
-        "is a model of Hugging Face in several pickled files: inspect them one by one, or load the model and save it "
-        "again with `save_pretrained`, which writes safetensors"
-    )
-
-
-_KINDS = [
-    _Kind(("_optim_states.pt", "_model_states.pt"), _deepspeed),
-    _Kind(".bin.index.json", _several_bin),
-    _Kind(METADATA, lambda _, files: f"holds a sharded checkpoint: give '{os.path.dirname(files[0])}' inside it"),
-    _Kind(".distcp", lambda _, files: f"has {len(files)} '.distcp' files and no '.metadata': the save was interrupted, "
-          "or it got lost"),
-    _Kind("saved_model.pb", lambda *_: "is a model that TensorFlow saved: load it with `tf.saved_model.load`"),
-    _Kind(".index", lambda *_: "is a checkpoint of TensorFlow: read it with `tf.train.load_checkpoint`"),
-    _Kind("_CHECKPOINT_METADATA", lambda *_: "is a checkpoint of Orbax, as JAX writes: load it with `orbax`"),
-    _Kind(_SINGLE, lambda _, files: f"is a folder, not a checkpoint. Give one of the files in it, such as {files[0]}"),
+_KINDS: list[tuple[str | tuple[str, ...], Callable[[str, list[str]], str]]] = [
+    (("_optim_states.pt", "_model_states.pt"), _deepspeed),
+    (".bin.index.json", lambda *_: "is a model of Hugging Face in several pickled files: inspect them one by one, or "
+     "load the model and save it again with `save_pretrained`, which writes safetensors"),
+    (METADATA, lambda _, files: f"holds a sharded checkpoint: give '{os.path.dirname(files[0])}' inside it"),
+    (".distcp", lambda _, files: f"has {len(files)} '.distcp' files and no '.metadata': the save was interrupted, "
+     "or it got lost"),
+    ("saved_model.pb", lambda *_: "is a model that TensorFlow saved: load it with `tf.saved_model.load`"),
+    (".index", lambda *_: "is a checkpoint of TensorFlow: read it with `tf.train.load_checkpoint`"),
+    ("_CHECKPOINT_METADATA", lambda *_: "is a checkpoint of Orbax, as JAX writes: load it with `orbax`"),
+    (_SINGLE, lambda _, files: f"is a folder, not a checkpoint. Give one of the files in it, such as {files[0]}"),
 ]  # fmt: skip
+"""The endings of the files that tell → given the folder and those files, what it is and what to do."""
 
 
 def _what_it_is(path: str, names: list[str]) -> str:
     """What a folder is, by the names of the files in it, and in the folders in it."""
-    inside = [name for name in sorted(os.listdir(path)) if os.path.isdir(os.path.join(path, name))][:100]
-    for files in (
-        names,
-        [os.path.join(folder, name) for folder in inside for name in _files(os.path.join(path, folder))],
-    ):
-        for kind in _KINDS:
-            found = [name for name in files if name.endswith(kind.ending)]
+    folders = [name for name in sorted(os.listdir(path)) if os.path.isdir(os.path.join(path, name))][:100]
+    inside = [os.path.join(folder, name) for folder in folders for name in _files(os.path.join(path, folder))]
+    for files in (names, inside):
+        for ending, says in _KINDS:
+            found = [name for name in files if name.endswith(ending)]
             if found:
-                return kind.says(path, found)
+                return says(path, found)
     return "is a folder without a '.metadata' file, so not a sharded checkpoint. Give a checkpoint file"

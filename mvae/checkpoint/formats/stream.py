@@ -232,9 +232,7 @@ def joined(tensor: Tensor) -> Iterator[memoryview]:
         if values.shape != whole[where].shape or values.dtype.itemsize != whole.dtype.itemsize:
             raise CheckpointError("a sharded tensor has a piece of another shape or type.")
         whole[where] = values.view(whole.dtype)
-    data = whole.reshape(-1).view(numpy.uint8).data
-    for start in range(0, len(data), BLOCK):
-        yield data[start : start + BLOCK]
+    yield from _cut(whole.reshape(-1).view(numpy.uint8).data, BLOCK)
 
 
 def _slices(span: str, tensor: Tensor) -> tuple[slice, ...]:

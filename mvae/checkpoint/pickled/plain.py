@@ -409,35 +409,26 @@ def to_json(value: Any) -> str:
     Raises:
         CheckpointError: it is deeper, or larger, than any settings are.
     """
-    return json.dumps(_Jsonable().convert(value, _MAX_DEPTH), ensure_ascii=False)
+    left = _MAX_VALUES
 
-
-class _Jsonable:
-    """Makes a tree of what JSON knows, and stops if that does not end."""
-
-    def __init__(self) -> None:
-        self.left = _MAX_VALUES
-
-    def convert(self, value: Any, depth: int) -> Any:
-        self.left -= 1
-        if self.left < 0 or depth < 0:
+    def convert(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth < 0:  # it may hold itself
             raise CheckpointError("it is too deep or too large to be written as JSON.")
         if isinstance(value, (str, bool, int, float, type(None))):
             return value
         if isinstance(value, dict):
-            return {_key(key): self.convert(part, depth - 1) for key, part in value.items()}
+            return {str(hashable(key)): convert(part, depth - 1) for key, part in value.items()}
         if isinstance(value, (list, tuple, set, frozenset)):
-            return [self.convert(part, depth - 1) for part in value]
+            return [convert(part, depth - 1) for part in value]
         if isinstance(value, (bytes, bytearray)):
             return value.decode("latin-1")
         if isinstance(value, (Tensor, complex)):
             return str(value)
-        return self.convert(simpler(value)[0], depth - 1)
+        return convert(simpler(value)[0], depth - 1)
 
-
-def _key(value: Any) -> str:
-    plain = hashable(value)
-    return plain if isinstance(plain, str) else str(plain)
+    return json.dumps(convert(value, _MAX_DEPTH), ensure_ascii=False)
 
 
 def shown(value: Any) -> str:
