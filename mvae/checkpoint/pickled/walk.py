@@ -130,4 +130,4 @@ def count(value: Any) -> int:
     """Values directly inside another."""
     if type(value) in (dict, list, tuple, set, frozenset):
         return len(value)
-    return sum(1 for _ in children(value))
+    return 0 if is_leaf(value) else sum(1 for _ in children(value))
