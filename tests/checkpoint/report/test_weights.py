@@ -20,10 +20,6 @@ class Graph:
     """As torch_geometric's Data: tensors that are no parameters."""
 
 
-class Learner:
-    """As fastai's: a model inside an object."""
-
-
 def saved(value: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
@@ -39,61 +35,6 @@ def exported(value: Any, tmp_path: Path, ending: str = "safetensors", **options:
     path = tmp_path / f"out.{ending}"
     export(value if isinstance(value, (bytes, Path)) else saved(value), path, **options)
     return load_file(path) if ending == "safetensors" else torch.load(path, weights_only=True)
-
-
-def half_with_a_plain_tensor() -> nn.Module:
-    half = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).half()
-    half[0].stride = torch.tensor([8.0, 16.0, 32.0])
-    half[0].register_buffer("passing", torch.ones(5), persistent=False)
-    return half
-
-
-def test_of_a_module_parameters_are_parameters(tmp_path: Path) -> None:
-    model = half_with_a_plain_tensor()
-    for value in (model, {"model": model}, {"epoch": 1, "anything": model}):
-        file, facts = look(value)
-        assert facts["parameters"].value == sum(p.numel() for p in model.parameters())
-        assert facts["parameters"].text == (
-            "10 parameters in 4 tensors; beside them 8 elements in 2 tensors that no `state_dict` would hold."
-        )
-        assert facts["precision"].value == ["float16"]
-        assert file.bytes["weights"] == 20
-        assert file.bytes["buffers"] == sum(b.nbytes for b in model[1].buffers())
-        back = exported(value, tmp_path)
-        assert {name: t.tolist() for name, t in back.items()} == {n: t.tolist() for n, t in model.state_dict().items()}
-
-
-def test_torchscript_says_which_attributes_are_parameters(tmp_path: Path) -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
-            self.norm = nn.BatchNorm1d(2)
-            self.register_buffer("mask", torch.ones(2), persistent=False)
-            self.plain = torch.ones(3)
-            self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            for layer in self.layers:
-                x = layer(x)
-            return self.norm(x) * self.mask + self.plain.sum() + self.frozen
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.trace(Net().eval(), torch.ones(3, 2)), tmp_path / "traced.pt")
-        torch.jit.save(torch.jit.script(Net()), tmp_path / "scripted.pt")
-        for name in ("traced.pt", "scripted.pt"):
-            theirs = torch.jit.load(tmp_path / name)
-            file, facts = look(tmp_path / name)
-            assert "carries its own code" in facts["contents"].text
-            assert facts["parameters"].value == sum(p.numel() for p in theirs.parameters())
-            assert file.bytes["weights"] == sum(p.nbytes for p in theirs.parameters())
-            assert file.bytes["buffers"] == sum(b.nbytes for b in theirs.buffers())
-            for ending in ("safetensors", "ckpt"):
-                back = exported(tmp_path / name, tmp_path, ending)
-                state = theirs.state_dict()
-                assert back.keys() == state.keys()
-                assert all(torch.equal(back[key], state[key]) for key in state)
 
 
 def test_data_and_random_states_are_tensors_and_nothing_to_export(tmp_path: Path) -> None:
@@ -126,31 +67,6 @@ def test_a_dict_of_tensors_may_be_weights_and_nothing_more_is_said(tmp_path: Pat
     assert exported(value, tmp_path).keys() == value.keys()
 
 
-def test_where_a_key_would_help_the_message_gives_the_line_to_type(tmp_path: Path) -> None:
-    first, second = nn.Linear(2, 2), nn.Linear(2, 3)
-    value = {"epoch": 1, "generator": first.state_dict(), "discriminator": {"state": second.state_dict()}}
-    _, facts = look(value | {"other": first.state_dict()})
-    assert "--key generator or --key discriminator.state or --key other" in facts["tensors"].text
-    with pytest.raises(CheckpointError, match=r"--key generator or --key other or --key discriminator\.state"):
-        exported(value | {"other": first.state_dict(), "discriminator": value.pop("discriminator")}, tmp_path)
-    images = {"image": torch.zeros(4, dtype=torch.uint8), "table": torch.ones(3)}
-    with pytest.raises(CheckpointError, match=r"--key \. \(a dot\)"):
-        exported(images, tmp_path)
-    assert exported(images, tmp_path, key=".").keys() == images.keys()
-    assert exported(images, tmp_path, key="table").keys() == {"table"}
-
-
-def test_a_model_inside_an_object_is_found_by_both(tmp_path: Path) -> None:
-    learner = Learner()
-    learner.model, learner.extra = nn.Linear(2, 2), [torch.ones(3)]
-    file, facts = look(learner)
-    assert facts["parameters"].value == 6
-    assert file.bytes["weights"] == 24
-    report = export(saved(learner), tmp_path / "w.safetensors")
-    assert load_file(tmp_path / "w.safetensors").keys() == {"weight", "bias"}
-    assert report.left_out == ["extra"]
-
-
 def test_quantised_types_are_types() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -177,10 +93,6 @@ def test_what_a_state_dict_does_not_say_is_not_said() -> None:
     assert look(both)[1]["parameters"].text == "12 parameters in 2 tensors."
 
 
-def test_an_lstm_keeps_a_list_of_its_own_parameters() -> None:
-    assert look(nn.LSTM(2, 2))[1]["parameters"].text == "48 parameters in 4 tensors."
-
-
 def test_an_averaged_copy_under_a_key_of_its_own_is_named() -> None:
     state = nn.Linear(2, 2).state_dict()
     _, facts = look({"state_dict": state, "state_dict_ema": {name: t.clone() for name, t in state.items()}, "epoch": 1})
@@ -201,17 +113,3 @@ def test_two_values_of_one_name_are_not_merged(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"would be called 'a\.b'"):
         exported(value, tmp_path)
     look(value)
-
-
-def test_weights_beside_the_weights_are_an_error_unless_asked_for(tmp_path: Path) -> None:
-    first, second = nn.Linear(2, 2), nn.Linear(2, 3)
-    value = {"model": first.state_dict(), "critic": second.state_dict(), "optimizer": {"state": {}, "param_groups": []}}
-    _, facts = look(value)
-    assert facts["other_weights.critic"].text == (
-        "`critic` holds weights too (9 elements in 2 tensors): `mvae export --key critic` takes them."
-    )
-    with pytest.raises(CheckpointError, match="Choose one: --key model or --key critic"):
-        exported(value, tmp_path)
-    report = export(saved(value), tmp_path / "w.safetensors", key="model")
-    assert report.left_out == ["critic", "optimizer"]
-    assert exported(value, tmp_path, key="critic").keys() == {"weight", "bias"}
