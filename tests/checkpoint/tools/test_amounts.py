@@ -1,0 +1,94 @@
+"""By how much two tensors differ."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hostile_files import checkpoint, pickle_of, text
+
+from mvae.checkpoint import CheckpointError, diff
+from mvae.text import as_json
+
+
+def training(steps: int = 2) -> dict[str, Any]:
+    """A Lightning-like checkpoint after some steps of Adam."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 3))
+    optimizer = torch.optim.Adam(model.parameters())
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(2, 6)).square().sum().backward()
+        optimizer.step()
+    return {
+        "epoch": steps,
+        "state_dict": model.state_dict(),
+        "optimizer_states": [optimizer.state_dict()],
+        "callbacks": {"EarlyStopping": {"best_score": torch.tensor(1.0 / steps), "wait_count": 0}},
+        "hyper_parameters": {"lr": 0.001, "hidden_dims": [600, 200], "nan": math.nan},
+        "item_ids": list(range(100)),
+    }
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Any:
+    """Saves a value under a new name and gives its path."""
+
+    def save(value: Any, **options: Any) -> Path:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.ckpt"
+        torch.save(value, path, **options)
+        return path
+
+    return save
+
+
+def test_a_step_of_training(save: Any) -> None:
+    a, b = training(2), training(3)
+    found = diff(save(a), save(b))
+    assert [str(change) for change in found.values] == ["~ epoch  2 → 3"]
+    assert {change.name.partition(".")[0] for change in found.changed} == {
+        "state_dict",
+        "optimizer_states",
+        "callbacks",
+    }
+    by_name = {change.name: change for change in found.changed}
+    step = by_name["optimizer_states.0.state.0.step"].amount
+    assert step is not None
+    assert (step.before, step.after) == (2.0, 3.0)
+    amount = by_name["state_dict.0.weight"].amount
+    old, new = a["state_dict"]["0.weight"].double(), b["state_dict"]["0.weight"].double()
+    assert amount is not None
+    assert amount.max_abs == pytest.approx((new - old).abs().max().item())
+    assert amount.relative == pytest.approx(((new - old).norm() / old.norm()).item())
+    assert amount.changed == amount.elements == 24
+    report = str(found)
+    assert "weights: 4 changed" in report
+    assert "Adam exp_avg: 4 changed" in report
+    assert "float32 []  2.0 → 3.0" in report
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_numbers_that_are_not_finite(save: Any) -> None:
+    a = torch.tensor([1.0, math.nan, math.inf, 2.0, 0.0])
+    b = torch.tensor([math.nan, math.nan, 1.0, 3.0, -0.0])
+    amount = diff(save({"w": a}), save({"w": b})).changed[0].amount
+    assert amount is not None
+    assert (amount.changed, amount.not_finite, amount.max_abs, amount.relative) == (4, 2, 1.0, 0.5)
+    zero = diff(save({"w": torch.zeros(2)}), save({"w": torch.ones(2)})).changed[0].amount
+    assert zero is not None
+    assert zero.relative == math.inf
+    assert as_json(zero)["relative"] == "inf"
+
+
+def test_an_expanded_tensor_is_not_unfolded_without_end() -> None:
+    from hostile_files import tensor
+
+    wide = tensor(shape=b"J\xff\xff\xff\x7fJ\xff\xff\xff\x7f\x86", stride=b"K\x00K\x00\x86")
+    members = [{"archive/data/0": bytes(16)}, {"archive/data/0": bytes(15) + b"x"}]
+    a, b = (checkpoint(pickle_of(b"}", text("w"), wide, b"s"), content) for content in members)
+    with pytest.raises(CheckpointError, match="not unfolded"):
+        diff(a, b)
