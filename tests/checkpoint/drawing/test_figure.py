@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import io
-from typing import Any
-
 import torch
+from screen import saved
 
 from mvae.checkpoint import byte_budget_figure, inspect
-
-
-def saved(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
 
 
 def test_the_figure_shows_the_largest_headings() -> None:

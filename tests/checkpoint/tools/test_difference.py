@@ -2,46 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
+from compared import training
 
 from mvae.checkpoint import diff, inspect
 from mvae.checkpoint.tools.value_changes import ABSENT
-
-
-def training(steps: int = 2) -> dict[str, Any]:
-    """A Lightning-like checkpoint after some steps of Adam."""
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 3))
-    optimizer = torch.optim.Adam(model.parameters())
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(torch.randn(2, 6)).square().sum().backward()
-        optimizer.step()
-    return {
-        "epoch": steps,
-        "state_dict": model.state_dict(),
-        "optimizer_states": [optimizer.state_dict()],
-        "callbacks": {"EarlyStopping": {"best_score": torch.tensor(1.0 / steps), "wait_count": 0}},
-        "hyper_parameters": {"lr": 0.001, "hidden_dims": [600, 200], "nan": math.nan},
-        "item_ids": list(range(100)),
-    }
-
-
-@pytest.fixture
-def save(tmp_path: Path) -> Any:
-    """Saves a value under a new name and gives its path."""
-
-    def save(value: Any, **options: Any) -> Path:
-        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.ckpt"
-        torch.save(value, path, **options)
-        return path
-
-    return save
 
 
 def test_added_and_removed(save: Any) -> None:

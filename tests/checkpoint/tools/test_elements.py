@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,18 +9,6 @@ import torch
 
 from mvae.checkpoint import diff
 from mvae.checkpoint.tools.elements import has_numbers, numbers
-
-
-@pytest.fixture
-def save(tmp_path: Path) -> Any:
-    """Saves a value under a new name and gives its path."""
-
-    def save(value: Any, **options: Any) -> Path:
-        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.ckpt"
-        torch.save(value, path, **options)
-        return path
-
-    return save
 
 
 @pytest.mark.parametrize(

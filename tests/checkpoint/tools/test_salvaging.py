@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import subprocess
 import sys
@@ -21,29 +20,13 @@ from hostile_files import bombs, calls, checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as save_safetensors
+from salvaged import Known, all_right, contents, rescued, saved, training
 
 from mvae.checkpoint import CheckpointError, Salvage, inspect, salvage
 from mvae.checkpoint.tools.value_changes import value_changes
 from mvae.errors import NothingToSaveError
 
 CASES = 5_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 250
-Known = dict[str, bytes]
-
-
-def training() -> dict[str, Any]:
-    """Many tensors of one size, so that one could be taken for another; a shared one; and the optimizer's."""
-    torch.manual_seed(0)
-    layers = {f"layer.{i}.weight": torch.randn(4, 3) for i in range(12)}
-    model = {**layers, "tied": layers["layer.3.weight"], "empty": torch.empty(0), "bias": torch.randn(200)}
-    moments = {i: {"step": torch.tensor(float(i)), "exp_avg": torch.randn(4, 3)} for i in range(12)}
-    group = {"lr": 0.1, "betas": (0.9, 0.999), "params": list(range(12))}
-    return {"epoch": 3, "state_dict": model, "optimizer_states": [{"state": moments, "param_groups": [group]}]}
-
-
-def saved(value: Any, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer, **options)
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -56,20 +39,6 @@ def known(raw: bytes) -> Known:
     return contents(raw)
 
 
-def contents(raw: bytes) -> Known:
-    """Name → bytes of every tensor."""
-    return {entry.name: entry.tensor.array().tobytes() for entry in inspect(raw).tensors}
-
-
-def rescued(raw: bytes) -> tuple[Salvage, bytes]:
-    out = io.BytesIO()
-    found = salvage(raw, out)
-    assert found.size == len(out.getvalue())
-    assert str(found)
-    json.dumps(found.to_dict(), allow_nan=False)
-    return found, out.getvalue()
-
-
 def attempt(raw: bytes) -> tuple[Salvage, bytes] | None:
     """None if there is nothing to save, and it says so."""
     try:
@@ -78,16 +47,6 @@ def attempt(raw: bytes) -> tuple[Salvage, bytes] | None:
         if "nothing to save" in str(error) or "is not a checkpoint" in str(error):
             return None
         raise
-
-
-def all_right(found: Salvage, out: bytes, known: Known) -> None:
-    """Every tensor in the new file is one of the old, to the bit; those kept and those lost are all there were."""
-    back = contents(out)
-    assert set(back) == set(found.kept)
-    if found.kept or not any("names and values" in note for note in found.notes):
-        assert {lost.name for lost in found.lost} | set(found.kept) == set(known)
-    for name, content in back.items():
-        assert content == known[name], name
 
 
 def test_a_whole_file_comes_back_whole(raw: bytes, known: Known) -> None:
