@@ -87,3 +87,34 @@ def test_what_the_map_names_is_there() -> None:
     assert len(paths) > 10
     for path in paths:
         assert (ROOT / path).exists(), path
+
+
+NO_MODULE_OF_ITS_OWN = {
+    "checkpoint/attacks/hostile": "whatever the module: nothing runs, nothing explodes, nothing reaches the terminal",
+    "checkpoint/attacks/names": "the names with which a file can do harm, each with its reason",
+    "checkpoint/attacks/same_as_python": "the pickle machine held against Python's own",
+    "checkpoint/attacks/verdict": "files that would slip past a verdict, each with its reason",
+    "checkpoint/files/same_as_torch": "the zip reader held against torch's own",
+    "checkpoint/real_checkpoints": "the whole way of every kind of real file, held against torch",
+    "checkpoint/report/facts": "the course's specimen: all facts of one file together",
+    "checkpoint/with_torch/exactness_matrix": "loader × moment × callbacks: each resumed run equals the whole one",
+    "checkpoint/with_torch/resume_two_processes": "resume, where two processes train",
+    "cli/inspect": "a command, of cli/checkpoints.py",
+    "cli/train": "a command, of cli/recommender.py",
+    "architecture": "the rooms themselves",
+    "course": "the lessons",
+    "jupyterlab": "the lessons in a browser",
+    "project": "what is around the package: dependencies, links, pages",
+    "several_processes": "`fit` where two processes train: loaders, models, callbacks together",
+}
+"""Test files that stand for no single module, each with the reason."""
+
+
+def test_every_module_has_its_test_file_and_every_test_file_its_module() -> None:
+    """`mvae/checkpoint/files/source.py` has `tests/checkpoint/files/test_source.py`; `_lazy.py` has `test_lazy.py`."""
+    package = (path.relative_to(ROOT / "mvae").with_suffix("") for path in (ROOT / "mvae").rglob("*.py"))
+    files = (path.relative_to(ROOT / "tests").with_suffix("") for path in (ROOT / "tests").rglob("test_*.py"))
+    modules = {(path.parent / path.name.lstrip("_")).as_posix() for path in package if not path.name.endswith("__")}
+    tests = {(path.parent / path.name.removeprefix("test_")).as_posix() for path in files}
+    assert modules <= tests, f"without a test file of its own: {modules - tests}"
+    assert tests - modules == set(NO_MODULE_OF_ITS_OWN), "a test file has its module, or its reason above"
