@@ -65,37 +65,58 @@ def tensor(
 def calls() -> Iterator[tuple[str, bytes]]:
     """Every opcode that can call something, each trying to run `RUN`; and names that reach the system."""
     evaluate, args = name("builtins", "eval"), text(RUN) + b"\x85"
+    # a function and its arguments from the stack: what most attacks use
     yield "REDUCE", pickle_of(evaluate, args, b"R")
     yield "REDUCE of exec", pickle_of(name("builtins", "exec"), args, b"R")
+    # Python renames these modules as it loads them, so that the name in the file is on no list
     yield "REDUCE with Python 2 names", pickle_of(name("__builtin__", "eval"), args, b"R")
+    # protocol 0 names and calls in one instruction, without a global on the stack
     yield "INST", pickle_of(b"(", text(RUN), b"ibuiltins\neval\n")
+    # calls what stands under the arguments, back to a mark
     yield "OBJ", pickle_of(b"(", evaluate, text(RUN), b"o")
+    # `cls.__new__`, but what stands there may be any function
     yield "NEWOBJ", pickle_of(evaluate, args, b"\x81")
     yield "NEWOBJ_EX", pickle_of(evaluate, args, b"}\x92", protocol=4)
+    # the name is put together on the stack: a search through the text of the file misses it
     yield "STACK_GLOBAL", pickle_of(text("builtins"), text("eval"), b"\x93", args, b"R", protocol=4)
     yield (
         "dotted STACK_GLOBAL",
         pickle_of(text("torch"), text("serialization.os.system"), b"\x93", text("true"), b"\x85R", protocol=4),
     )
+    # a number that stands for a name in the registry of whoever loads the file
     yield "EXT1", pickle_of(b"\x82\x01", args, b"R")
     yield "EXT2", pickle_of(b"\x83\x01\x01", args, b"R")
     yield "EXT4", pickle_of(b"\x84\x01\x01\x01\x01", args, b"R")
+    # `__setstate__` may be given by the file itself, and is then called
     yield "BUILD", pickle_of(evaluate, b")\x81", b"}", text("__setstate__"), evaluate, b"sb", text(RUN), b"b")
+    # the second dict of a pair is set by `setattr`, which runs properties
     yield "BUILD of slots", pickle_of(name("argparse", "Namespace"), b")\x81N}", text("x"), evaluate, b"s\x86b")
+    # writes into what every other part of the program uses
     yield "BUILD of a global", pickle_of(evaluate, b"}", text("x"), b"K\x01sb")
+    # calls the object's `append` or `extend`
     yield "APPEND to an object", pickle_of(name("collections", "deque"), b")R", text(RUN), b"a")
+    # calls `__setitem__`: of `os.environ` it changes the environment
     yield "SETITEM of an object", pickle_of(name("os", "environ"), text("PATH"), text(""), b"s")
     yield "SETITEM of an object made", pickle_of(name("os", "_Environ"), b")\x81", text("PATH"), text(""), b"s")
+    # the loader's own function is called with whatever the file makes
     yield "BINPERSID", pickle_of(evaluate, args, b"RQ")
     yield "PERSID", pickle_of(b"Pstorage\n")
+    # `os` by the name of the module that it is made of
     yield "os.system", pickle_of(name("posix", "system"), text("true"), b"\x85R")
     yield "subprocess", pickle_of(name("subprocess", "check_output"), text("true"), b"\x85R")
+    # the second pickle stands in bytes, where the first is all that a scanner reads
     yield "nested pickle", pickle_of(name("pickle", "loads"), b"C", b"\x05\x80\x02K\x01.", b"\x85R", protocol=3)
+    # from a harmless module to any other that it has imported
     yield "getattr", pickle_of(name("builtins", "getattr"), name("os", "path"), text("join"), b"\x86R")
+    # its state is a function, which is called later
     yield "functools.partial", pickle_of(name("functools", "partial"), evaluate, b"\x85R", b"(", evaluate, b")}Ntb")
+    # no name in the file is the one that runs
     yield "a result called", pickle_of(name("builtins", "getattr"), evaluate, text("__call__"), b"\x86R", args, b"R")
+    # PyTorch's own way to read a storage in a pickle is `torch.load` without a check
     yield "torch.load", pickle_of(name("torch.storage", "_load_from_bytes"), b"C\x02PK\x85R", protocol=3)
+    # where a key is expected, a call
     yield "a key called", pickle_of(b"}", evaluate, args, b"R", b"K\x01s")
+    # `exec` under a name of numpy's tests
     yield "numpy", pickle_of(name("numpy.testing._private.utils", "runstring"), text(RUN), b"}\x86R")
 
 

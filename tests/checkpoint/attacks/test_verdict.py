@@ -117,11 +117,11 @@ def test_a_storage_that_is_missing_is_too_late_for_whom_torch_has_run() -> None:
 @pytest.mark.parametrize(
     "raw",
     [
-        b"cposix\nsystem\n(S'true'\ntR.",
+        b"cposix\nsystem\n(S'true'\ntR.",  # protocol 0 starts with no mark of its own
         b"\nI1\n0cposix\nsystem\n(S'true'\ntR.",  # no instruction at all: only what starts like a pickle is one
-        b"N0cposix\nsystem\n(S'true'\ntR.and more",
-        b"S'x'\n0(S'true'\niposix\nsystem\n.",
-        b"\x890(cposix\nsystem\nS'true'\no.",
+        b"N0cposix\nsystem\n(S'true'\ntR.and more",  # after something harmless, and with more behind its end
+        b"S'x'\n0(S'true'\niposix\nsystem\n.",  # begins as a text does
+        b"\x890(cposix\nsystem\nS'true'\no.",  # begins with a byte that is no letter
     ],
 )
 def test_a_pickle_without_a_known_beginning_is_one(raw: bytes) -> None:
@@ -175,9 +175,9 @@ def test_a_bound_method_of_the_files_own_class_is_said_to_be_that() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        name("torch", "hub") + text("load") + b"\x86R",
-        name("a", "b") + text("__globals__") + b"\x86R",
-        name("pathlib", "Path") + text("unlink") + b"\x86R",
+        name("torch", "hub") + text("load") + b"\x86R",  # a function of a module that was named for another
+        name("a", "b") + text("__globals__") + b"\x86R",  # from a function to all that its module holds
+        name("pathlib", "Path") + text("unlink") + b"\x86R",  # a method that deletes, of a class that does not
         name("a", "b") + name("a", "c") + b")R\x86R",  # which attribute, only a call says
         name("a", "B") + b")R" + text("method") + b"\x86R)R",  # and then it is called
     ],
