@@ -122,7 +122,7 @@ def calls() -> Iterator[tuple[str, bytes]]:
 
 def bombs(scale: int = 1) -> Iterator[tuple[str, bytes]]:
     """Pickles that cost far more to read than to write; the large ones divided by `scale`."""
-    deep, wide, million = 100_000, 3_000_000 // scale, 1_000_000 // scale
+    deep, wide, million = 100_000 // scale, 3_000_000 // scale, 1_000_000 // scale
     yield "lists in lists", pickle_of(b"]" * deep, b"a" * (deep - 1))
     yield "tuples in tuples", pickle_of(b")", b"\x85" * deep)
     yield "dicts in dicts", pickle_of(b"}", (b"N}") * deep, b"s" * deep)
