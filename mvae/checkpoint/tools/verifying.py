@@ -7,10 +7,10 @@ Here the whole file is read once, in blocks, at the speed of reading and a CRC-3
 from __future__ import annotations
 
 import os
-import struct
 from dataclasses import dataclass, field
 
-from mvae.checkpoint.files.archive import Archive
+from mvae.checkpoint.files import zip_structures as zs
+from mvae.checkpoint.files.archive import Archive, Member
 from mvae.checkpoint.files.source import Input, Record, Source
 from mvae.checkpoint.formats.detect import Format, detect
 from mvae.checkpoint.formats.folders import is_checkpoint_folder
@@ -197,9 +197,20 @@ def _check_headers(found: Verification, archive: Archive) -> None:
     for member in archive.members.values():
         if member.flags & 0x8:
             continue
-        listed = (member.crc32 or 0, min(member.stored, 0xFFFFFFFF), min(member.size, 0xFFFFFFFF))
-        if struct.unpack_from("<3L", archive.source.data, member.header + 14) != listed:
+        if not _header_agrees(archive.source.data, member):
             found.damage.append(Damage(member.name, "its header and the zip's directory contradict each other."))
+
+
+def _header_agrees(data: memoryview, member: Member) -> bool:
+    """Whether a member's own header has the directory's CRC-32 and sizes: as they are, capped, or in a zip64 field."""
+    local = zs.LOCAL.read(data, member.header)
+    assert local is not None  # read as the archive was opened
+    if local.crc32 != (member.crc32 or 0):
+        return False
+    extra = member.header + zs.LOCAL.size + local.name_length
+    wide = zs.read_sizes64(bytes(data[extra : extra + local.extra_length]), local.size, local.stored, 0)
+    capped = (min(member.size, zs.MAX32), min(member.stored, zs.MAX32))
+    return (local.size, local.stored) == capped or (wide is not None and wide[:2] == (member.size, member.stored))
 
 
 def _check_gaps(found: Verification, file: CheckpointFile) -> None:

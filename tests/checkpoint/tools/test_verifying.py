@@ -230,3 +230,17 @@ def test_a_folder_says_which_of_it_has_no_checksum(tmp_path: Path) -> None:
     assert "1 piece without a checksum" in note
     assert "`.metadata`" in note
     assert "skip_data" not in note
+
+
+def test_headers_that_a_zip_program_wrote_for_large_files_are_no_damage(tmp_path: Path) -> None:
+    torch.save({"a": torch.arange(5.0)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(tmp_path / "b.pt", "w") as new:
+        for member in old.infolist():
+            with new.open(member.filename, "w", force_zip64=True) as file:
+                file.write(old.read(member))
+    assert torch.equal(torch.load(tmp_path / "b.pt", weights_only=True)["a"], torch.arange(5.0))
+    assert verify(tmp_path / "b.pt").ok
+    raw = bytearray((tmp_path / "b.pt").read_bytes())
+    raw[raw.index(b"data.pkl") + len("data.pkl") + 4] ^= 1  # the size in the field for large files
+    (tmp_path / "b.pt").write_bytes(raw)
+    assert not verify(tmp_path / "b.pt").ok
