@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import struct
+from operator import attrgetter
 
 from mvae.checkpoint.files import zip_structures as zs
 from mvae.checkpoint.files.source import DEFLATED, STORED, Record, Source
@@ -61,6 +62,7 @@ class Archive:
     Attributes:
         source: the file.
         members: by full name, in the order of the directory.
+        in_order: the same in the order of the file.
         root: the folder PyTorch put everything in, such as `archive` or the file's stem, with a trailing `/`.
         directory: (first byte, past the last byte) of the central directory.
         end: (first byte, past the last byte) of the records that end the file.
@@ -87,6 +89,7 @@ class Archive:
             _read_local_header(source, member, start)
             if number % _BATCH == 0:
                 source.forget()
+        self.in_order = sorted(self.members.values(), key=attrgetter("header"))
         self._refuse_overlaps()
         self.root = next(iter(self.members), "").partition("/")[0] + "/"
 
@@ -99,7 +102,7 @@ class Archive:
 
     def _refuse_overlaps(self) -> None:
         position, before = 0, ""
-        for member in sorted(self.members.values(), key=lambda member: member.header):
+        for member in self.in_order:
             if member.header < position:
                 raise CheckpointError(
                     f"{self.source.name}: the zip members '{before}' and '{member.name}' overlap. No program "

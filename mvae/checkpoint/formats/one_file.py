@@ -95,7 +95,7 @@ def _read_zip(source: Source, contents: Contents, limits: Limits) -> Contents:
     _check_root(archive)
     if archive.root + "constants.pkl" in archive.members:
         contents.format = Format.TORCHSCRIPT
-    contents.records = [*sorted(archive.members.values(), key=lambda member: member.header)]
+    contents.records = [*archive.in_order]
     contents.pickles = [pickle]
     storages = contents.storages
     unpickler = Unpickler(pickle.view(), lambda pid: make_storage(pid, storages), limits=limits)

@@ -136,21 +136,30 @@ class Unpickler:
             raise self.error(f"is damaged ({error})") from error
 
     def _run(self) -> Any:
-        data, used, handlers = self.data, bytearray(256), HANDLERS
+        data, used = self.data, set[int]()
+
+        def first(u: Unpickler) -> None:
+            """Note that an opcode is used, and be out of the way from then on."""
+            opcode = u.data[u.position - 1]
+            used.add(opcode)
+            handlers[opcode] = HANDLERS[opcode]
+            handlers[opcode](u)
+
+        handlers: list[Callable[[Unpickler], None]] = [first] * 256
         try:
             while self.left > 0:
                 start = self.position
                 try:
                     for _ in range(_CHUNK):
+                        at = self.position
                         try:
-                            opcode = data[self.position]
+                            opcode = data[at]
                         except IndexError:
                             data = self.data = self.whole  # past the end of a frame, or of everything
-                            opcode = data[self.position]
-                        self.position += 1
+                            opcode = data[at]
+                        self.position = at + 1
                         if opcode == 0x2E:  # STOP
                             return self._stop()
-                        used[opcode] = 1
                         handlers[opcode](self)
                     self.left -= _CHUNK
                 except _FrameBegins:
@@ -159,8 +168,8 @@ class Unpickler:
                 self.charge(0)
             raise self.error(f"has more than {self.limits.opcodes:,} instructions, the limit set by `Limits.opcodes`")
         finally:
-            self.trace.opcodes.update(op for op in range(256) if used[op])
-            self.trace.spent = (self.limits.opcodes - self.left + sum(used), self.limits.memory - self.room)
+            self.trace.opcodes |= used
+            self.trace.spent = (self.limits.opcodes - self.left + len(used), self.limits.memory - self.room)
 
     def _stop(self) -> Any:
         if self.position < len(self.data) < len(self.whole):
