@@ -145,7 +145,7 @@ class Unpickler:
             handlers[opcode] = HANDLERS[opcode]
             handlers[opcode](u)
 
-        handlers: list[Callable[[Unpickler], None]] = [first] * 256
+        handlers: list[Handler] = [first] * 256
         try:
             while self.left > 0:
                 start = self.position
@@ -327,7 +327,8 @@ def _modern(module: str, name: str, protocol: int) -> tuple[str, str]:
 
 # --- the opcodes: a function each; one for a family whose members differ in a number or a type
 
-HANDLERS: list[Callable[[Unpickler], None]] = []
+Handler = Callable[[Unpickler], object]
+HANDLERS: list[Handler] = []
 
 
 def _unknown(u: Unpickler) -> None:
@@ -338,10 +339,10 @@ def _unknown(u: Unpickler) -> None:
 HANDLERS.extend([_unknown] * 256)
 
 
-def _on(letters: bytes) -> Callable[[Callable[[Unpickler], None]], Callable[[Unpickler], None]]:
+def _on(letters: bytes) -> Callable[[Handler], Handler]:
     """Register the handler of these opcodes."""
 
-    def register(handler: Callable[[Unpickler], None]) -> Callable[[Unpickler], None]:
+    def register(handler: Handler) -> Handler:
         for opcode in letters:
             HANDLERS[opcode] = handler
         return handler
@@ -409,11 +410,6 @@ _line(b"V", lambda text: text.encode("latin-1").decode("raw-unicode-escape"))
 def _binint1(u: Unpickler) -> None:
     u.stack.append(u.data[u.position])
     u.position += 1
-
-
-@_on(b"\x8a")
-def _long1(u: Unpickler) -> None:
-    u.stack.append(int.from_bytes(u.take(u.number(_U1)), "little", signed=True))
 
 
 @_on(b"\x8b")
@@ -509,16 +505,6 @@ def _pop(u: Unpickler) -> None:
         u.pop_mark()
 
 
-@_on(b"1")
-def _pop_mark(u: Unpickler) -> None:
-    u.pop_mark()
-
-
-@_on(b"2")
-def _dup(u: Unpickler) -> None:
-    u.stack.append(u.stack[-1])
-
-
 @_on(b"t")
 def _tuple(u: Unpickler) -> None:
     items = tuple(u.stack)
@@ -570,25 +556,10 @@ def _frozenset(u: Unpickler) -> None:
     u.stack.append(frozenset(items))
 
 
-@_on(b"a")
-def _append(u: Unpickler) -> None:
-    u.extend([u.stack.pop()])
-
-
-@_on(b"e")
-def _appends(u: Unpickler) -> None:
-    u.extend(u.pop_mark())
-
-
 @_on(b"s")
 def _setitem(u: Unpickler) -> None:
     value, key = u.stack.pop(), u.stack.pop()
     u.set_items([key, value])
-
-
-@_on(b"u")
-def _setitems(u: Unpickler) -> None:
-    u.set_items(u.pop_mark())
 
 
 @_on(b"\x90")
@@ -630,11 +601,6 @@ def _recall(u: Unpickler, index: int) -> None:
     u.stack.append(value)
 
 
-@_on(b"q")
-def _binput(u: Unpickler) -> None:
-    _remember(u, u.number(_U1))
-
-
 @_on(b"r")
 def _long_binput(u: Unpickler) -> None:
     index = _U4.unpack_from(u.data, u.position)[0]
@@ -643,11 +609,6 @@ def _long_binput(u: Unpickler) -> None:
         u.memo.append(u.stack[-1])
     else:
         _remember(u, index)
-
-
-@_on(b"p")
-def _put(u: Unpickler) -> None:
-    _remember(u, int(u.line()))
 
 
 @_on(b"h")
@@ -659,28 +620,7 @@ def _binget(u: Unpickler) -> None:
     u.stack.append(value)
 
 
-@_on(b"j")
-def _long_binget(u: Unpickler) -> None:
-    _recall(u, u.number(_U4))
-
-
-@_on(b"g")
-def _get(u: Unpickler) -> None:
-    _recall(u, int(u.line()))
-
-
-@_on(b"\x94")
-def _memoize(u: Unpickler) -> None:
-    _remember(u, len(u.memo) - u.gaps)
-
-
 # the dangerous ones: names, calls, objects, state. All of them end in a placeholder.
-
-
-@_on(b"c")
-def _global(u: Unpickler) -> None:
-    module = u.line()
-    u.stack.append(u.global_(module, u.line()))
 
 
 @_on(b"\x93")
@@ -766,3 +706,23 @@ def _binpersid(u: Unpickler) -> None:
 def _persid(u: Unpickler) -> None:
     u.charge(_CONTAINER)
     u.stack.append(u.persistent(u.line()))
+
+
+# those that are said in one expression
+
+_SHORT: dict[bytes, Handler] = {
+    b"1": Unpickler.pop_mark,  # POP_MARK
+    b"2": lambda u: u.stack.append(u.stack[-1]),  # DUP
+    b"\x8a": lambda u: u.stack.append(int.from_bytes(u.take(u.number(_U1)), "little", signed=True)),  # LONG1
+    b"a": lambda u: u.extend([u.stack.pop()]),  # APPEND
+    b"e": lambda u: u.extend(u.pop_mark()),  # APPENDS
+    b"u": lambda u: u.set_items(u.pop_mark()),  # SETITEMS
+    b"q": lambda u: _remember(u, u.number(_U1)),  # BINPUT
+    b"p": lambda u: _remember(u, int(u.line())),  # PUT
+    b"\x94": lambda u: _remember(u, len(u.memo) - u.gaps),  # MEMOIZE
+    b"j": lambda u: _recall(u, u.number(_U4)),  # LONG_BINGET
+    b"g": lambda u: _recall(u, int(u.line())),  # GET
+    b"c": lambda u: u.stack.append(u.global_(u.line(), u.line())),  # GLOBAL
+}
+for _letter, _handler in _SHORT.items():
+    _on(_letter)(_handler)
