@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from html import escape
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -265,10 +266,16 @@ def spans_in_a_file(spans: Sequence[tuple[int, str]], title: str) -> Figure:
 
 
 def show(figure: Figure, alt: str) -> None:
-    """Show a figure with an alternative text, which the exported page carries, and be done with it."""
+    """Show a figure with an alternative text, and be done with it.
+
+    It is shown as HTML: of a picture, JupyterLab passes on no alternative text.
+    """
+    from IPython.core.pylabtools import print_figure
     from IPython.display import display
 
-    display(figure, metadata={"image/png": {"alt": alt}})
+    picture = print_figure(figure, fmt="png", base64=True)
+    image = f'<img alt="{escape(alt)}" src="data:image/png;base64,{picture.strip()}">'
+    display({"text/html": image, "text/plain": f"[figure: {alt}]"}, raw=True)
     plt.close(figure)
 
 

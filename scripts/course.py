@@ -29,8 +29,8 @@ CELL_TIMEOUT_SECONDS = 300
 #: Code, where a dollar is a dollar; then a formula on its own, and one within a line.
 FORMULA = re.compile(r"(?P<code>```.*?```|`[^`]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<line>[^$\n]+)\$", re.DOTALL)
 
-#: What nbconvert writes for a picture without an alternative text.
-NO_TEXT = re.compile(r'alt="(?P<text>No description has been provided for this image)"')
+#: A picture as `mvae.plots.show` leaves it, with its alternative text.
+PICTURE = re.compile(r'<img alt="[^"]+" src="data:image/png;base64,[^"]+">')
 
 
 def run(path: Path) -> nbformat.NotebookNode:
@@ -89,14 +89,6 @@ def _mathml(found: re.Match[str]) -> str:
     return convert(found["block"] or found["line"], display="block" if found["block"] else "inline")
 
 
-def with_alternative_texts(html: str, notebook: nbformat.NotebookNode) -> str:
-    """The page with the texts that `mvae.plots.show` put beside its pictures: nbconvert knows of none."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    texts = iter([picture.metadata.get("image/png", {}).get("alt", "") for picture in pictures])
-    return NO_TEXT.sub(lambda found: f'alt="{escape(next(texts, "") or found["text"])}"', html)
-
-
 INDEX = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>What is inside a PyTorch Lightning checkpoint</title>
@@ -117,11 +109,8 @@ def index_entry(stem: str, notebook: nbformat.NotebookNode) -> str:
     text = re.sub(r"\[([^]]*)\]\([^)]*\)|[*`]", r"\1", paragraph).replace("\n", " ")
     heading = f'<h2><a href="{stem}.html">{escape(title.removeprefix("# "))}</a></h2>'
     outputs = (output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
-    picture = next((output for output in outputs if "image/png" in output.get("data", {})), None)
-    image = ""
-    if picture is not None:
-        alt = escape(picture.metadata.get("image/png", {}).get("alt", ""))
-        image = f'<img alt="{alt}" src="data:image/png;base64,{picture.data["image/png"].strip()}">'
+    pictures = (PICTURE.search(output.get("data", {}).get("text/html", "")) for output in outputs)
+    image = next((found[0] for found in pictures if found), "")
     return f"<article><div>{heading}<p>{escape(text)}</p></div>{image}</article>"
 
 
@@ -160,7 +149,6 @@ def main() -> int:
         else:
             nbformat.write(notebook, options.out / path.name)
             html, _ = HTMLExporter().from_notebook_node(with_mathml(notebook))
-            html = with_alternative_texts(html, notebook)
             (options.out / f"{path.stem}.html").write_text(html, encoding="utf-8")
             entries.append(index_entry(path.stem, notebook))
     if entries:

@@ -93,8 +93,10 @@ def code_problems(cell: dict) -> list[str]:
     for output in cell["outputs"]:
         if output.get("name") == "stderr":
             found.append("something on stderr")
-        data, notes = output.get("data", {}), output.get("metadata", {})
-        if "image/png" in data and len(notes.get("image/png", {}).get("alt", "").split()) < 8:
+        data = output.get("data", {})
+        pictures = re.findall(r"<img[^>]*>", "".join(data.get("text/html", "")))
+        texts = [re.search(r'alt="([^"]*)"', picture) for picture in pictures]
+        if "image/png" in data or any(text is None or len(text[1].split()) < 8 for text in texts):
             found.append("a figure without an alternative text that says what is to be seen")
         if any("widget" in kind for kind in output.get("data", {})):
             found.append("a widget, which is dead without its kernel")
@@ -201,8 +203,8 @@ def stream(text: str, name: str = "stdout") -> dict:
 
 
 def figure(alt: str) -> dict:
-    notes = {"image/png": {"alt": alt}} if alt else {}
-    return {"output_type": "display_data", "data": {"image/png": "iVBORw0KGgo="}, "metadata": notes}
+    image = f'<img alt="{alt}" src="data:image/png;base64,iVBORw0KGgo=">'
+    return {"output_type": "display_data", "data": {"text/html": image}, "metadata": {}}
 
 
 ERROR = {"output_type": "error", "ename": "ZeroDivisionError", "evalue": "division by zero", "traceback": ["…"]}
@@ -242,6 +244,10 @@ def test_a_good_notebook_has_no_problems() -> None:
         ),
         (lambda nb: nb["cells"][2]["outputs"].append(figure("")), "a figure without an alternative text"),
         (lambda nb: nb["cells"][2]["outputs"].append(figure("a plot")), "a figure without an alternative text"),
+        (
+            lambda nb: nb["cells"][2]["outputs"].append({"output_type": "display_data", "data": {"image/png": "iVBO"}}),
+            "a figure without an alternative text",
+        ),
         (lambda nb: nb["cells"][2]["metadata"].update(tags=["nbval-skip"]), "left out of the comparison"),
         (lambda nb: nb["cells"][2].update(source="# NBVAL_IGNORE_OUTPUT\n1"), "left out of the comparison"),
         (lambda nb: nb["cells"][3]["metadata"].clear(), "an error, and no tag"),
@@ -284,24 +290,51 @@ def test_the_lessons_that_a_text_names() -> None:
 # ---- the exported page -----------------------------------------------------------------------------------------
 
 
-def test_a_picture_on_the_exported_page_has_its_alternative_text() -> None:
+def test_a_picture_in_the_exported_index_has_its_alternative_text() -> None:
     nbformat = pytest.importorskip("nbformat")
     spec = importlib.util.spec_from_file_location("course", ROOT / "scripts" / "course.py")
     course = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(course)
-    picture = {"output_type": "display_data", "data": {"image/png": "iVBORw0KGgo="}}
     notebook = copy.deepcopy(GOOD)
-    notebook["cells"][2]["outputs"] = [
-        picture | {"metadata": {}},
-        picture | {"metadata": {"image/png": {"alt": 'a "steep" line'}}},
-    ]
-    notebook = nbformat.from_dict(notebook)
-    page, _ = course.HTMLExporter().from_notebook_node(notebook)
-    texts = re.findall(r'<img\s[^>]*alt="([^"]*)"', course.with_alternative_texts(page, notebook))
-    assert texts == ["No description has been provided for this image", "a &quot;steep&quot; line"]
+    notebook["cells"][2]["outputs"] = [figure("a &quot;steep&quot; line")]
+    entry = course.index_entry("01_build", nbformat.from_dict(notebook))
+    assert '<img alt="a &quot;steep&quot; line" src="data:image/png' in entry
+    assert '<a href="01_build.html">A title</a>' in entry
 
 
 # ---- nbval -----------------------------------------------------------------------------------------------------
+
+
+def test_a_figure_is_compared_by_its_alternative_text_and_not_by_its_pixels(tmp_path: Path) -> None:
+    """Which depend on the fonts of a machine. The options are those of pyproject.toml, for whoever runs nbval."""
+    shown = 'from IPython.display import HTML\nHTML(\'<img alt="a line" src="data:image/png;base64,AAAA">\')'
+    for name, stored in {"other-pixels": ("a line", "BBBB"), "other-text": ("a curve", "AAAA")}.items():
+        page = copy.deepcopy(GOOD)
+        data = {
+            "text/html": '<img alt="{}" src="data:image/png;base64,{}">'.format(*stored),
+            "text/plain": "<IPython.core.display.HTML object>",
+        }
+        result = {"output_type": "execute_result", "execution_count": 1, "data": data, "metadata": {}}
+        page["cells"] = [{"id": "c0", **page["cells"][0]}, {"id": "c1", **code(shown, 1, result)}]
+        (tmp_path / f"{name}.ipynb").write_text(json.dumps(page), encoding="utf-8")
+    options = [
+        "--nbval",
+        "--nbval-current-env",
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        "-p",
+        "no:cacheprovider",
+        "--tb=no",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+    )
+    assert re.findall(r"^FAILED \S*?([\w-]+)\.ipynb::Cell 0", done.stdout, re.MULTILINE) == ["other-text"], done.stdout
+    assert "1 failed, 1 passed" in done.stdout
 
 
 def test_make_lessons_fails_when_one_stored_number_changes(tmp_path: Path) -> None:

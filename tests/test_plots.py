@@ -213,9 +213,11 @@ def test_tensors_side_by_side_marks_those_of_the_items_and_folds_the_small_ones(
 
 
 def test_a_figure_is_shown_with_its_alternative_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[tuple] = []
-    monkeypatch.setattr("IPython.display.display", lambda figure, metadata: shown.append((figure, metadata)))
+    shown: list[dict] = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
     figure = plots.gaussian_kl()
-    plots.show(figure, "two curves")
-    assert shown == [(figure, {"image/png": {"alt": "two curves"}})]
+    plots.show(figure, 'two "steep" curves')
+    [data] = shown
+    assert data["text/html"].startswith('<img alt="two &quot;steep&quot; curves" src="data:image/png;base64,iVBOR')
+    assert data["text/plain"] == '[figure: two "steep" curves]'
     assert not plt.fignum_exists(figure.number)
