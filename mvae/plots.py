@@ -22,7 +22,6 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 INK, ACCENT, PALE = "#1f3b57", "#c4561d", "#9fb3c5"
-_PLATE: dict[str, Any] = {"boxstyle": "round,pad=0.15", "ec": "none"}
 BEST: dict[str, Any] = {"color": ACCENT, "linestyle": ":", "linewidth": 1.5}
 _STYLES: list[dict[str, Any]] = [
     {"color": color, "linestyle": line}
@@ -358,7 +357,10 @@ def shares(users: Sequence[Sequence[int]]) -> Figure:
     looks = ((INK, ""), (PALE, "//"), ("white", ".."), (ACCENT, ""))
     for number, (counts, (color, hatch)) in enumerate(zip(users, looks, strict=False)):
         bars = ax.bar(steps, counts, 0.7, below, facecolor=color, hatch=hatch, edgecolor=INK, label=f"process {number}")
-        ax.bar_label(bars, label_type="center", color="white" if color == INK else INK, bbox=_PLATE | {"fc": color})
+        labels = [f"{count}" if count > max(users[0]) / 10 else "" for count in counts]  # where there is room for one
+        plate = {"boxstyle": "round,pad=0.15", "ec": "none", "fc": color}
+        for text in ax.bar_label(bars, labels, label_type="center", color="white" if color == INK else INK):
+            text.set_bbox(plate if text.get_text() else None)
         below += counts
     ax.set_xticks(steps)
     figure.legend(loc="outside lower center", ncols=len(users), frameon=False)
