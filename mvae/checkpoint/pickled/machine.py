@@ -2,9 +2,9 @@
 
 A pickle is a program for a small stack machine: `]` pushes a list, `c` imports a name, `R` calls it. Python's own
 `pickle.Unpickler` runs that program; even with a `find_class` that refuses everything, four bytes can make it
-allocate 16 GB for its memo, and a short file can make it hash tuples for hours. So the machine is built again
-here, one small function per opcode, and calls end in `mvae.checkpoint.pickled.rebuild`, which knows what the harmless
-ones mean and leaves an inert `Object` for the rest. Time and memory are bounded by `Limits`.
+allocate 16 GB for its memo, and a short file can make it hash tuples for hours. So the machine is built again here, a
+small function per opcode or family of opcodes, and calls end in `mvae.checkpoint.pickled.rebuild`, which knows what the
+harmless ones mean and leaves an inert `Object` for the rest. Time and memory are bounded by `Limits`.
 
 The opcodes are described in CPython's `Lib/pickletools.py`.
 """
