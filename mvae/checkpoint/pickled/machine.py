@@ -33,6 +33,7 @@ _COPY: dict[Any, int] = dict.fromkeys((list, tuple, dict, set, frozenset, Object
     (str, bytes, bytearray), 1
 )
 """Bytes that each part of a value takes in a copy of it, roughly."""
+_NO_FUNCTIONS = frozenset((type(None), bool, int, float, complex, *_COPY)) - {ObjectDict}
 _NOTHING = object()
 
 
@@ -289,6 +290,8 @@ def _call(u: Unpickler, function: Any, args: Any) -> Any:
     """What `function(*args)` stands for, after a look at what it costs and where it leads."""
     u.room -= _CONTAINER
     if type(function) is not Global or type(args) is not tuple:
+        if type(function) in _NO_FUNCTIONS and type(args) is tuple:
+            raise u.error(f"calls a {type(function).__name__}, where Python and PyTorch stop")
         _use(function, "called")
         return rebuild.call(function, args)
     function.uses.add("called")

@@ -173,6 +173,7 @@ def test_the_machine_stops_at_the_end_of_its_pickle() -> None:
         (b"\x80\x02Ipear\n.", "damaged"),
         (b"\x80\x05\x97.", "buffer outside"),
         (b"\x80\x02S'unfinished\n.", "without its quotes"),
+        (b"\x80\x02NN\x85R.", "calls a NoneType"),
         (b"\x80\x02NR.", "takes a value"),
         (b"\x80\x02NNR.", "where arguments should be"),
         (pickle_of(name("x" * 600, "y" * 600)), "longer than 1,000"),
