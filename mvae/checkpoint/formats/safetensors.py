@@ -45,12 +45,13 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class _Doubled(dict[str, Any]):
-    """A JSON object that has keys more than once, those in `twice`. The last of them counts."""
+    """A JSON object that has keys more than once, those in `twice`. The last of them counts; all are in `pairs`."""
 
-    __slots__ = ("twice",)
+    __slots__ = ("pairs", "twice")
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
+        self.pairs = pairs
         self.twice = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
 
 
@@ -82,6 +83,9 @@ def read_safetensors(source: Source, contents: Contents) -> Contents:
     contents.metadata = _metadata(header.pop("__metadata__", None))
     if "__metadata__" in _twice(header):
         raise CheckpointError("the header has '__metadata__' twice.")
+    for name, entry in header.pairs if isinstance(header, _Doubled) else ():
+        if name != "__metadata__":
+            _fields(name, entry)  # the library reads one that does not count, too
     contents.tree = {}
     left = source.size - start
     spans = []
@@ -144,8 +148,8 @@ def _metadata(found: Any) -> dict[str, str]:
     return dict(found or {})
 
 
-def _tensor(source: Source, name: str, entry: Any, start: int) -> tuple[int, int, Tensor]:
-    """(first byte, past the last byte, the tensor), counted from the end of the header."""
+def _fields(name: str, entry: Any) -> tuple[str, list[int], list[int]]:
+    """(type, shape, offsets) of an entry, each of its kind."""
     if not isinstance(entry, dict) or not entry.keys() >= _FIELDS or _twice(entry) & _FIELDS:
         raise _bad(name, "is not an object with one 'dtype', one 'shape' and one 'data_offsets'")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -155,7 +159,13 @@ def _tensor(source: Source, name: str, entry: Any, start: int) -> tuple[int, int
         raise _bad(name, "has something else than whole numbers from 0 on as its shape and offsets")
     if len(entry) > len(_FIELDS) and max(_depth(entry[field]) for field in entry.keys() - _FIELDS) > _MAX_DEPTH - 2:
         raise _bad(name, f"nests values deeper than {_MAX_DEPTH} levels")
-    (first, last), size = offsets, _nbytes(name, code, shape)
+    return code, shape, offsets
+
+
+def _tensor(source: Source, name: str, entry: Any, start: int) -> tuple[int, int, Tensor]:
+    """(first byte, past the last byte, the tensor), counted from the end of the header."""
+    code, shape, (first, last) = _fields(name, entry)
+    size = _nbytes(name, code, shape)
     if last - first != size:
         raise _bad(name, f"has shape {str(shape)[:80]} of {code}, which is {size:,} bytes, not {last - first:,}")
     return first, last, _made(Record(source, name, start + first, size), code, tuple(shape))

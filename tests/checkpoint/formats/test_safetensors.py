@@ -104,6 +104,11 @@ def test_what_the_library_reads_is_read_the_same(header: bytes, data: bytes, tmp
 
 
 REFUSED = {
+    "an unknown type in an entry whose name comes again": (
+        f"{{{entry('C128', '[0]', '[0,0]')},{entry()}}}".encode(),
+        EIGHT,
+        "the type 'C128'",
+    ),
     "offsets are floats": (one(offsets="[0.0,8.0]"), EIGHT, "whole numbers"),
     "offsets are booleans": (one(offsets="[false,8]"), EIGHT, "whole numbers"),
     "an offset is minus zero": (one(offsets="[-0,8]"), EIGHT, "whole numbers"),
