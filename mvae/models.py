@@ -49,7 +49,7 @@ def kind_of(datamodule: VocabularyDataModule | None, model: ItemModel | None) ->
         if model is None and isinstance(datamodule, kind.data):
             return kind
         if isinstance(model, kind.model):
-            if isinstance(datamodule, tuple(other.data for other in KINDS if other is not kind)):
+            if isinstance(datamodule, tuple(other.data for other in KINDS)) and not isinstance(datamodule, kind.data):
                 found = f"{type(model).__name__} and {type(datamodule).__name__}"
                 raise TypeError(f"{found} do not go together: {kind.model.__name__} expects {kind.data.__name__}.")
             return kind

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mvae import BERT4Rec, FitResult, InteractionsDataModule, MultiVAE, SequencesDataModule, fit
-from mvae.models import KINDS, kind_of, model_class
+from mvae.models import KINDS, Kind, kind_of, model_class
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.model.__name__)
@@ -54,3 +54,17 @@ def test_subclasses_count(trained: FitResult, datamodule: InteractionsDataModule
         pass
 
     assert kind_of(datamodule, Mine(60)).model is MultiVAE
+
+
+def test_two_models_may_learn_from_the_same_data(
+    datamodule: InteractionsDataModule, cycle: SequencesDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Third(MultiVAE):
+        pass
+
+    kinds = (Kind(Third, InteractionsDataModule, {}), *KINDS)
+    monkeypatch.setattr("mvae.models.KINDS", kinds)
+    assert kind_of(datamodule, Third(60)).model is Third
+    assert kind_of(datamodule, MultiVAE(60)).model is MultiVAE
+    with pytest.raises(TypeError, match="do not go together"):
+        kind_of(cycle, Third(60))
