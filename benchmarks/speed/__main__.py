@@ -39,7 +39,7 @@ PACKAGES = {
 LABELS = {
     "floor": "the floor: three products of the last layer, fused Adam",
     "fit": "**`fit`, float32**",
-    "fit, bf16-mixed": '**`fit`, `precision="bf16-mixed"`**',
+    "fit bf16": '**`fit`, `precision="bf16-mixed"`**',
     "plain Lightning": "a tutorial's LightningModule",
     "raw PyTorch": "a plain PyTorch loop",
     "irspack": "irspack 0.5.2, MultVAE (JAX) ¹",
@@ -107,6 +107,7 @@ def start(name: str, data: Path) -> Contestant:
         stdout=subprocess.PIPE,
         stderr=open(FOLDER / f"{name}.log", "w"),  # noqa: SIM115  (the process writes to it)
         text=True,
+        cwd=FOLDER,  # some libraries leave files where they are started
         env={"OMP_WAIT_POLICY": "passive", **os.environ, **paths},
     )
     contestant = Contestant(name, process)
@@ -157,6 +158,9 @@ def main() -> int:
     made = synthetic(users, options.items, interactions_per_user=min(164.0, options.items / 4))
     sp.save_npz(data, made.matrix, compressed=False)
     contestants = [start(name, data) for name in CONTESTANTS if name in options.only.split(",")]
+    for contestant in contestants:
+        contestant.turn()  # not counted: JAX compiles in its first epoch, PyTorch asks for memory
+        contestant.rounds.clear()
     for number in range(options.rounds):
         for contestant in contestants:
             contestant.turn()
