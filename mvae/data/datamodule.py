@@ -11,7 +11,8 @@ from mvae.data.loader import CSRLoader
 from mvae.data.vocabulary import VocabularyDataModule
 from mvae.errors import DataError
 
-#: With so many items or more, training batches are sparse. With fewer, the zeros cost less than leaving them out.
+#: With so many items or more, training batches are sparse: at 3,000 a step takes three quarters of the time, at 6,807
+#: half. With fewer, the plain way is kept, which lesson 01 explains: at 1,447 items it costs 6 ms of 26.
 SPARSE_FROM = 3_000
 
 
