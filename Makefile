@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data lab course test lint unit lessons store bench-quality bench-checkpoint bench-speed bench-chaos clean
+.PHONY: help setup data lab course student grade test lint unit lessons store bench-quality bench-checkpoint bench-speed bench-chaos clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 26
@@ -22,12 +22,13 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
 	  echo "Say which one to use: make PYTHON=python3.12 lab"; exit 2; }
-	@echo "Making the environment in $(VENV) (a few minutes, once) …"
+	@echo "Making the environment in $(VENV): a few minutes, once. pip says what it does; its last step is silent for a minute."
 	@rm -f $(READY)
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[teach,test]' || { \
-	  echo "pip could not install the packages; its own words are above. To see all it does:"; \
-	  echo "  $(BIN)/python -m pip install -c constraints.txt -e '.[teach,test]'"; exit 1; }
+	@$(BIN)/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt -e '.[teach,grade,test]' || { \
+	  echo "pip could not install the packages; its own words are above. To try again: make setup"; exit 1; }
+	@# nbgrader is used from the command line: its buttons stay out of a learner's JupyterLab.
+	@rm -rf $(VENV)/etc/jupyter/jupyter_server_config.d/nbgrader.json $(VENV)/share/jupyter/labextensions/@jupyter/nbgrader
 	@touch $(READY)
 
 data: $(READY)
@@ -38,6 +39,12 @@ lab: data  ## open JupyterLab on the tour, lesson 00
 
 course: data  ## run every lesson without a screen, into build/course/
 	@$(BIN)/python scripts/course.py
+
+student: $(READY)  ## the course to hand out: no outputs, no solutions, into build/student/ and a zip
+	@$(BIN)/python scripts/student.py
+
+grade: data  ## grade what was handed in: make grade SUBMISSIONS=folder
+	@$(BIN)/python scripts/grade.py $(if $(SUBMISSIONS),"$(SUBMISSIONS)")
 
 test: data lint unit lessons  ## everything CI checks: ruff, mypy, pytest, pytest --nbval
 

@@ -1,7 +1,7 @@
 """Run the lessons, and the ledger of claims, without a screen.
 
     python scripts/course.py                     all of them into build/course/, as notebook and HTML, and an index
-    python scripts/course.py --store 02 claims   run lesson 02 and the ledger and store their outputs in notebooks/
+    python scripts/course.py --store 02 claims   run lesson 02, its exercises and the ledger and store their outputs
 
 Exit status 1 when a lesson stops with an error.
 """
@@ -56,8 +56,10 @@ def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     )
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
-        tags = cell.metadata.get("tags")
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        kept = ("tags", "nbgrader")
+        cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in kept if key in cell.metadata})
+        if "predict" in cell.metadata.get("tags", []):  # its output stays folded until somebody has made up their mind
+            cell.metadata["jupyter"] = nbformat.from_dict({"outputs_hidden": True})
         if cell.cell_type == "code":
             cell.outputs = joined(cell.outputs)
     return notebook
@@ -123,11 +125,11 @@ def main() -> int:
     # The kernel's "frozen modules" notice is about debuggers; the lessons do not use one.
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
-    paths = [
-        path
-        for path in [*sorted(LESSONS.glob("[0-9][0-9]_*.ipynb")), LESSONS / "claims.ipynb"]
-        if not options.lessons or path.stem.partition("_")[0] in options.lessons
-    ]
+    paths = [*sorted(LESSONS.glob("[0-9][0-9]_*.ipynb")), LESSONS / "claims.ipynb"]
+    if options.store:  # what is exported shows no solutions
+        paths += sorted(LESSONS.glob("exercises/*.ipynb"))
+    if options.lessons:
+        paths = [path for path in paths if path.stem.partition("_")[0] in options.lessons]
     if not paths:
         sys.exit(f"No lesson called {' '.join(options.lessons)} in {LESSONS}.")
     if not options.store:

@@ -1,0 +1,217 @@
+"""Grade a folder of exercises that were handed in, each called `name_exercise.ipynb`: `ada_02_train.ipynb`.
+
+    python scripts/grade.py FOLDER     points in build/grades/grades.csv, a page for each in build/grades/feedback/
+
+nbgrader runs and grades them, each in processes of its own, in a folder of its own and with a time limit. What runs is
+the learners' code, with your rights: TEACHING.md says what that means, and how to grade in a container.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+import nbformat
+import psutil
+from nbgrader.api import Gradebook
+from nbgrader.apps import NbGraderAPI
+from student import EXERCISES, ROOT, without_solutions
+from traitlets.config import Config
+
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # nbgrader starts alembic
+OUT = ROOT / "build" / "grades"
+CELL_SECONDS = 15  # the slowest cell of an exercise takes two
+SUBMISSION_SECONDS = 90
+STUDENT = "submission"  # nbgrader's name for whoever handed in: a folder holds one submission
+PAGE = '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{0}</title><h1>{0}</h1><p>{1}</p></html>\n'
+
+
+@dataclass
+class Graded:
+    """A line of the table: what a file is worth, question by question."""
+
+    file: Path
+    name: str = ""
+    exercise: str = ""
+    points: dict[str, float] = field(default_factory=dict)
+    of: float = 0
+    remarks: list[str] = field(default_factory=list)
+
+    def row(self) -> dict[str, object]:
+        whole = {"file": self.file.name, "name": self.name, "exercise": self.exercise}
+        whole |= {"points": sum(self.points.values()), "of": self.of, "remark": " ".join(self.remarks)}
+        return whole | self.points
+
+
+def questions(notebook: nbformat.NotebookNode) -> dict[str, nbformat.NotebookNode]:
+    """Question → the cell that grades it."""
+    marks = ((cell.metadata.get("nbgrader", {}), cell) for cell in notebook.cells)
+    return {mark["grade_id"].removesuffix("-test"): cell for mark, cell in marks if mark.get("grade")}
+
+
+def identify(path: Path) -> Graded:
+    """Whose it is and which exercise, by the file's name; without any if the name does not say."""
+    for exercise in EXERCISES:
+        if path.stem.endswith(f"_{exercise}"):
+            of = sum(cell.metadata.nbgrader.points for cell in questions(master(exercise)).values())
+            return Graded(path, path.stem.removesuffix(f"_{exercise}"), exercise, of=of)
+    names = ", ".join(f"name_{exercise}.ipynb" for exercise in EXERCISES)
+    return Graded(path, remarks=[f"Not graded: the name of the file is none of {names}."])
+
+
+def master(exercise: str) -> nbformat.NotebookNode:
+    """An exercise as it was handed out."""
+    return nbformat.reads(without_solutions(EXERCISES[exercise]), as_version=4)
+
+
+def look_at(graded: Graded) -> bool:
+    """Whether there is anything to run. What was changed in the notebook is remarked upon."""
+    try:
+        notebook = nbformat.read(graded.file, as_version=4)
+        nbformat.validate(notebook)
+        found = questions(notebook)
+    except Exception as error:  # whatever nbformat makes of a file that is no notebook
+        graded.remarks.append(f"Not graded: the file is no notebook that can be read ({type(error).__name__}).")
+        return False
+    wanted = questions(master(graded.exercise))
+    if not found.keys() & wanted.keys():
+        other = next((name for name in EXERCISES if questions(master(name)).keys() & found.keys()), None)
+        graded.remarks.append(f"Not graded: the notebook is {'of exercise ' + other if other else 'not an exercise'}.")
+        return False
+    if missing := [name for name in wanted if name not in found]:
+        graded.remarks.append(f"The cells that test {', '.join(missing)} were deleted: no points there.")
+    if edited := [name for name in wanted if name in found and found[name].source != wanted[name].source]:
+        graded.remarks.append(f"The cells that test {', '.join(edited)} were edited: graded with the original ones.")
+    return True
+
+
+def course(exercise: str) -> Path:
+    """nbgrader's folder for one exercise: its source, and a gradebook that knows the questions."""
+    folder = OUT / "courses" / exercise
+    (folder / "source" / exercise).mkdir(parents=True)
+    shutil.copy(EXERCISES[exercise], folder / "source" / exercise)
+    said = nbgrader(folder).generate_assignment(exercise)
+    if not said["success"]:
+        sys.exit(f"nbgrader cannot prepare {EXERCISES[exercise].name}:\n{said['log']}")
+    return folder
+
+
+def nbgrader(folder: Path) -> NbGraderAPI:
+    """nbgrader's commands, with their settings for a course in `folder`."""
+    config = Config()
+    config.CourseDirectory.root = str(folder)
+    config.Exchange.root = str(folder / "exchange")
+    config.Execute.timeout = CELL_SECONDS
+    config.Execute.interrupt_on_timeout = True
+    config.LimitOutput.max_lines = 200
+    return NbGraderAPI(config=config)
+
+
+def grade(graded: Graded, prepared: Path) -> Graded:
+    """Run one submission in a process of its own, in a copy of its exercise's course, and read the points."""
+    folder = OUT / "courses" / graded.file.stem
+    shutil.copytree(prepared, folder)
+    handed_in = folder / "submitted" / STUDENT / graded.exercise
+    handed_in.mkdir(parents=True)
+    shutil.copy(graded.file, handed_in / f"{graded.exercise}.ipynb")
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--one", str(folder), graded.exercise],
+        stdout=(folder / "log.txt").open("w"),
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        process.wait(SUBMISSION_SECONDS)
+    except subprocess.TimeoutExpired:
+        graded.remarks.append(f"Stopped: it ran for more than {SUBMISSION_SECONDS} seconds.")
+        kill_tree(process)
+    with Gradebook(f"sqlite:///{folder}/gradebook.db") as book:
+        for submission in book.assignment_submissions(graded.exercise):
+            [notebook] = submission.notebooks
+            graded.points = {one.name.removesuffix("-test"): one.score for one in notebook.grades}
+    if not graded.points and not graded.remarks:
+        graded.remarks.append(f"Not graded: nbgrader gave up; its words are in {folder.relative_to(ROOT)}/log.txt.")
+    page = folder / "feedback" / STUDENT / graded.exercise / f"{graded.exercise}.html"
+    if page.exists():
+        shutil.copy(page, OUT / "feedback" / f"{graded.file.stem}.html")
+    return graded
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """The process and the kernels that it started."""
+    tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for one in tree:
+        one.kill()
+    process.wait()
+
+
+def grade_here(folder: Path, exercise: str) -> int:
+    """What the process of one submission does: nbgrader's autograde and generate_feedback."""
+    api = nbgrader(folder)
+    for step in (api.autograde, api.generate_feedback):
+        said = step(exercise, STUDENT)
+        print(said.get("log", ""), said.get("error", ""))
+        if not said["success"]:
+            return 1
+    return 0
+
+
+def grade_all(files: list[Path]) -> list[Graded]:
+    """In the order of the files; as many at once as there are cores."""
+    all_graded = [identify(path) for path in files]
+    to_run = [graded for graded in all_graded if graded.exercise and look_at(graded)]
+    courses = {exercise: course(exercise) for exercise in sorted({graded.exercise for graded in to_run})}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for number, graded in enumerate(pool.map(lambda one: grade(one, courses[one.exercise]), to_run), start=1):
+            print(
+                f"[{number}/{len(to_run)}] {graded.file.name}: {graded.row()['points']:g} of {graded.of:g}", flush=True
+            )
+    return all_graded
+
+
+def write(all_graded: list[Graded]) -> None:
+    """The table, and a page for whatever nbgrader made none for."""
+    names = dict.fromkeys(name for graded in all_graded for name in graded.points)
+    with (OUT / "grades.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, ["file", "name", "exercise", "points", "of", "remark", *names])
+        table.writeheader()
+        table.writerows(graded.row() for graded in all_graded)
+    for graded in all_graded:
+        page = OUT / "feedback" / f"{graded.file.stem}.html"
+        if not page.exists():
+            page.write_text(PAGE.format(escape(graded.file.name), escape(" ".join(graded.remarks))), encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", help="holds the files that were handed in")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        return grade_here(Path(options.one[0]), options.one[1])
+    if options.folder is None:
+        sys.exit("Say which folder: make grade SUBMISSIONS=folder, with files such as ada_02_train.ipynb in it.")
+    files = sorted(path for path in options.folder.glob("*") if path.is_file() and not path.name.startswith("."))
+    if not files:
+        sys.exit(f"There are no files in {options.folder}. Expected: notebooks such as ada_02_train.ipynb.")
+    shutil.rmtree(OUT, ignore_errors=True)
+    (OUT / "feedback").mkdir(parents=True)
+    all_graded = grade_all(files)
+    write(all_graded)
+    for graded in all_graded:
+        if graded.remarks:
+            print(f"{graded.file.name}: {' '.join(graded.remarks)}")
+    print("The points are in build/grades/grades.csv, a page for each submission in build/grades/feedback/.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
