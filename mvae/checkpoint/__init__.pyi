@@ -1,6 +1,8 @@
 """The public names of the package, each once: see `mvae._lazy`."""
 
 from mvae.checkpoint.drawing.figure import byte_budget_figure as byte_budget_figure
+from mvae.checkpoint.drawing.moving import byte_map as byte_map
+from mvae.checkpoint.drawing.moving import pickle_steps as pickle_steps
 from mvae.checkpoint.formats.contents import Contents as Contents
 from mvae.checkpoint.formats.reading import read as read
 from mvae.checkpoint.inspection import CheckpointFile as CheckpointFile

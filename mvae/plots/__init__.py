@@ -30,6 +30,7 @@ from mvae.plots.figures import (
     times_seen,
     users_by_batch_size,
 )
+from mvae.plots.moving import beta_sliders, bit_flip, kept_files_timeline
 
 __all__ = [
     "ACCENT",
@@ -37,9 +38,12 @@ __all__ = [
     "INK",
     "PALE",
     "beta_by_epoch",
+    "beta_sliders",
+    "bit_flip",
     "cuts",
     "gaussian_kl",
     "grades",
+    "kept_files_timeline",
     "kl_annealing",
     "kl_price",
     "long_tail",

@@ -77,29 +77,40 @@ class Sections:
         return self.place(path) in self._optimizers
 
 
-def byte_budget(
+def owners(
     contents: Contents, found: Iterable[tuple[Path, Tensor | Storage]], sections: Sections
-) -> dict[str, int]:
-    """Heading → bytes, largest first; the bytes sum to `contents.size`.
+) -> list[tuple[Record, str]]:
+    """Every piece of the file, once, with the heading that its bytes come under.
 
     Args:
         contents: the file.
         found: every tensor and storage in it, with its path, in order.
         sections: what each of them belongs to.
-
-    Raises:
-        CheckpointError: pieces of the file overlap, so that no such sum exists.
     """
-    budget = Counter[str]()
+    owned: list[tuple[Record, str]] = []
     counted: set[int] = set()
     for path, value in found:
         storage = value if isinstance(value, Storage) else value.storage
         if storage is not None and storage.record is not None and id(storage.record) not in counted:
             counted.add(id(storage.record))
-            budget[sections.of(path)] += storage.record.stored
-    for record in contents.records:
-        if id(record) not in counted:
-            budget[_heading(contents, record)] += record.stored
+            owned.append((storage.record, sections.of(path)))
+    rest = (record for record in contents.records if id(record) not in counted)
+    return owned + [(record, _heading(contents, record)) for record in rest]
+
+
+def byte_budget(contents: Contents, owned: Iterable[tuple[Record, str]]) -> dict[str, int]:
+    """Heading → bytes, largest first; the bytes sum to `contents.size`.
+
+    Args:
+        contents: the file.
+        owned: see `owners`.
+
+    Raises:
+        CheckpointError: pieces of the file overlap, so that no such sum exists.
+    """
+    budget = Counter[str]()
+    for record, heading in owned:
+        budget[heading] += record.stored
     members = [record for record in contents.records if isinstance(record, Member)]
     budget["padding"] += sum(member.padding for member in members)
     budget["zip bookkeeping"] += sum(m.end - m.header - m.padding - m.stored for m in members)

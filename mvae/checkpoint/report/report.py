@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mvae.checkpoint.files.source import Record
 from mvae.checkpoint.formats.contents import Contents
 from mvae.checkpoint.formats.detect import Format
 from mvae.checkpoint.pickled.limits import collector_held_off
 from mvae.checkpoint.pickled.values import Storage, Tensor
 from mvae.checkpoint.pickled.walk import Path, walk
-from mvae.checkpoint.report.byte_budget import Sections, byte_budget
+from mvae.checkpoint.report.byte_budget import Sections, byte_budget, owners
 from mvae.checkpoint.report.entries import TensorEntry
 from mvae.checkpoint.report.facts import Fact, Run, derive
 from mvae.checkpoint.report.safety import Safety, judge
@@ -137,7 +138,12 @@ class Report:
     def bytes(self) -> dict[str, int]:
         """Heading → bytes of the file, largest first; the sum is `size`. See `mvae.checkpoint.report.byte_budget`."""
         with collector_held_off():
-            return byte_budget(self.contents, self._found, self.sections)
+            return byte_budget(self.contents, self.owners)
+
+    @cached_property
+    def owners(self) -> list[tuple[Record, str]]:
+        """Every piece of the file, with the heading of `bytes` that it comes under."""
+        return owners(self.contents, self._found, self.sections)
 
     @cached_property
     def facts(self) -> list[Fact]:
