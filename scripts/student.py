@@ -29,6 +29,7 @@ BESIDE = (
     "scripts/case_files.py",
     "scripts/dying_run.py",
     "scripts/several_processes.py",
+    "pyproject.toml",
     "LICENSE",
 )
 
