@@ -20,7 +20,8 @@ _STYLE = """
 .mvae-moving :is(th,td){white-space:nowrap;vertical-align:top;max-width:none;color:inherit}
 .mvae-moving tr.on :is(th,td){font-weight:bold;border-bottom:2px solid currentColor}
 .mvae-moving .box{display:inline-block;border:1px solid currentColor;border-radius:3px;padding:0 .4em}
-.mvae-moving .mvae-stage{display:flex;flex-direction:column-reverse;align-items:flex-start;min-height:11em;gap:2px}
+.mvae-moving .mvae-stage{display:flex;flex-direction:column-reverse;align-items:flex-start;gap:2px}
+.mvae-moving .mvae-stage{min-height:16em;margin:.3em 0}
 .mvae-moving .mvae-stage .box{min-width:9em;font:12px/1.5 ui-monospace,Menlo,Consolas,monospace}
 .mvae-moving .mvae-controls{display:flex;flex-wrap:wrap;gap:.3em 1em;align-items:center;margin:.4em 0}
 .mvae-moving .mvae-controls :is(button,input,label,output){font:inherit;color:inherit}
@@ -32,6 +33,10 @@ _STYLE = """
 """
 
 _ROOT = "const root = document.currentScript.parentElement"
+_KEYS = """
+for (const part of root.querySelectorAll("button, input, summary, [tabindex]"))
+  part.setAttribute("data-lm-suppress-shortcuts", "true");  // else JupyterLab takes the arrow keys from them
+"""
 _STEPS = """
 const rows = [...root.querySelectorAll("tbody tr")], stage = root.querySelector(".mvae-stage");
 const heads = [...root.querySelectorAll("thead th")].map(head => head.textContent);
@@ -81,10 +86,10 @@ class Moving:
 
     def __init__(self, kind: str, title: str, inside: str, script: str, style: str = "", at: int = 0) -> None:
         self._text = f"[{kind}: {title}]"
-        self._html = (  # JupyterLab leaves the keys to the slider where it finds data-lm-suppress-shortcuts
-            f'<div class="mvae-moving mvae-{kind}" role="group" aria-label="{escape(title)}" data-at="{at}" '
-            f'data-lm-suppress-shortcuts="true"><style>{_STYLE}{style}</style><p><b>{escape(title)}</b></p>'
-            f"{inside}<script>(() => {{\n{_ROOT};{script}}})();</script></div>"
+        self._html = (
+            f'<div class="mvae-moving mvae-{kind}" role="group" aria-label="{escape(title)}" data-at="{at}">'
+            f"<style>{_STYLE}{style}</style><p><b>{escape(title)}</b></p>"
+            f"{inside}<script>(() => {{\n{_ROOT};{script}{_KEYS}}})();</script></div>"
         )
 
     def _repr_html_(self) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from mvae.moving import Moving, steps, table
 
 _BITS_STYLE = """
-.mvae-bit-flip .mvae-bits{font:13px/2 ui-monospace,Menlo,Consolas,monospace;margin:.3em 0}
-.mvae-bit-flip .mvae-bits span{border:1px solid #8888;padding:.1em .3em}
+.mvae-bit-flip .mvae-bits{font:12px/2 ui-monospace,Menlo,Consolas,monospace;margin:.3em 0}
+.mvae-bit-flip .mvae-bits span{border:1px solid #8888;padding:.1em .15em}
 .mvae-bit-flip .mvae-bits .part{border:0}
 .mvae-bit-flip .mvae-bits .on{outline:3px solid currentColor;font-weight:bold}
 """
