@@ -22,7 +22,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 LEDGER = ROOT / "notebooks/claims.ipynb"
-MAX_LINES, MAX_OUTPUT = 25, 400_000
+EXERCISES = sorted((ROOT / "notebooks/exercises").glob("*.ipynb"))
+MAX_LINES, MAX_LINES_OF_EXERCISES, MAX_OUTPUT = 25, 40, 400_000
 SKIP_TAGS = {"nbval-skip", "nbval-ignore-output", "skip-execution"}
 SKIP_COMMENTS = re.compile(r"^\s*#\s*(NBVAL_|PYTEST_VALIDATE_)", re.MULTILINE)
 MACHINE_PATH = re.compile(r"(?<![\w./~-])/(?:home|root|Users|tmp|var|opt|work|mnt|private)/\w|site-packages|[A-Z]:\\\\")
@@ -36,7 +37,7 @@ def tags(cell: dict) -> set[str]:
     return set(cell["metadata"].get("tags", []))
 
 
-def problems(notebook: dict) -> list[str]:
+def problems(notebook: dict, max_lines: int = MAX_LINES) -> list[str]:
     """What is wrong with a stored notebook, a line for each."""
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     found = []
@@ -50,7 +51,7 @@ def problems(notebook: dict) -> list[str]:
     found += [f"cell {number}: no blank line after </details>" for number in tight_details(notebook)]
     for number, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] == "code":
-            found += [f"cell {number}: {what}" for what in code_problems(cell)]
+            found += [f"cell {number}: {what}" for what in code_problems(cell, max_lines)]
     return found
 
 
@@ -79,11 +80,11 @@ def tight_details(notebook: dict) -> list[int]:
     ]
 
 
-def code_problems(cell: dict) -> list[str]:
+def code_problems(cell: dict, max_lines: int) -> list[str]:
     found = []
     if not source(cell).strip():
         found.append("empty")
-    if len(source(cell).splitlines()) > MAX_LINES:
+    if len(source(cell).splitlines()) > max_lines:
         found.append(f"{len(source(cell).splitlines())} lines of code")
     if tags(cell) & SKIP_TAGS or SKIP_COMMENTS.search(source(cell)):
         found.append("left out of the comparison")
@@ -117,9 +118,10 @@ def test_the_lessons_are_numbered_from_the_tour_on() -> None:
     assert [path.name[:2] for path in LESSONS] == [f"{number:02d}" for number in range(len(LESSONS))]
 
 
-@pytest.mark.parametrize("path", [*LESSONS, LEDGER], ids=lambda path: path.stem)
-def test_a_lesson_is_stored_as_it_ran(path: Path) -> None:
-    assert problems(json.loads(path.read_text(encoding="utf-8"))) == []
+@pytest.mark.parametrize("path", [*LESSONS, LEDGER, *EXERCISES], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_page_is_stored_as_it_ran(path: Path) -> None:
+    max_lines = MAX_LINES_OF_EXERCISES if path in EXERCISES else MAX_LINES
+    assert problems(json.loads(path.read_text(encoding="utf-8")), max_lines) == []
 
 
 def lines_of_code(cell: dict) -> int:

@@ -21,7 +21,9 @@ from mvae.data import movielens
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-REQUIREMENTS = [Requirement(text) for text in [*PROJECT["dependencies"], *EXTRAS["teach"], *EXTRAS["grade"], *EXTRAS["test"]]]
+REQUIREMENTS = [
+    Requirement(text) for text in [*PROJECT["dependencies"], *EXTRAS["teach"], *EXTRAS["grade"], *EXTRAS["test"]]
+]
 
 #: What conda-forge calls it → what PyPI calls it.
 CONDA_NAMES = {
