@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,13 +23,14 @@ import nbformat
 import psutil
 from nbgrader.api import Gradebook
 from nbgrader.apps import NbGraderAPI
-from student import EXERCISES, ROOT, without_solutions
+from student import EXERCISES, without_solutions
 from traitlets.config import Config
 
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # nbgrader starts alembic
-OUT = ROOT / "build" / "grades"
 CELL_SECONDS = 15  # the slowest cell of an exercise takes two
 SUBMISSION_SECONDS = 90
+#: New processes are copies of one that has imported all this already, where the system can do that.
+PROCESSES = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
 STUDENT = "submission"  # nbgrader's name for whoever handed in: a folder holds one submission
 PAGE = '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{0}</title><h1>{0}</h1><p>{1}</p></html>\n'
 
@@ -93,9 +94,8 @@ def look_at(graded: Graded) -> bool:
     return True
 
 
-def course(exercise: str) -> Path:
+def course(folder: Path, exercise: str) -> Path:
     """nbgrader's folder for one exercise: its source, and a gradebook that knows the questions."""
-    folder = OUT / "courses" / exercise
     (folder / "source" / exercise).mkdir(parents=True)
     shutil.copy(EXERCISES[exercise], folder / "source" / exercise)
     said = nbgrader(folder).generate_assignment(exercise)
@@ -115,77 +115,77 @@ def nbgrader(folder: Path) -> NbGraderAPI:
     return NbGraderAPI(config=config)
 
 
-def grade(graded: Graded, prepared: Path) -> Graded:
+def grade(graded: Graded, folder: Path) -> None:
     """Run one submission in a process of its own, in a copy of its exercise's course, and read the points."""
-    folder = OUT / "courses" / graded.file.stem
-    shutil.copytree(prepared, folder)
     handed_in = folder / "submitted" / STUDENT / graded.exercise
     handed_in.mkdir(parents=True)
     shutil.copy(graded.file, handed_in / f"{graded.exercise}.ipynb")
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--one", str(folder), graded.exercise],
-        stdout=(folder / "log.txt").open("w"),
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-    )
-    try:
-        process.wait(SUBMISSION_SECONDS)
-    except subprocess.TimeoutExpired:
+    process = PROCESSES.Process(target=autograde, args=(folder, graded.exercise))
+    process.start()
+    process.join(SUBMISSION_SECONDS)
+    if process.is_alive():
         graded.remarks.append(f"Stopped: it ran for more than {SUBMISSION_SECONDS} seconds.")
-        kill_tree(process)
+        kill_tree(process.pid)
+        process.join()
+    elif process.exitcode:
+        graded.remarks.append(f"Not run to its end: its kernel died, or nbgrader gave up. See {folder.name}/log.txt.")
     with Gradebook(f"sqlite:///{folder}/gradebook.db") as book:
         for submission in book.assignment_submissions(graded.exercise):
             [notebook] = submission.notebooks
             graded.points = {one.name.removesuffix("-test"): one.score for one in notebook.grades}
-    if not graded.points and not graded.remarks:
-        graded.remarks.append(f"Not graded: nbgrader gave up; its words are in {folder.relative_to(ROOT)}/log.txt.")
-    page = folder / "feedback" / STUDENT / graded.exercise / f"{graded.exercise}.html"
-    if page.exists():
-        shutil.copy(page, OUT / "feedback" / f"{graded.file.stem}.html")
-    return graded
 
 
-def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """The process and the kernels that it started."""
-    tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    for one in tree:
-        one.kill()
-    process.wait()
-
-
-def grade_here(folder: Path, exercise: str) -> int:
+def autograde(folder: Path, exercise: str) -> None:
     """What the process of one submission does: nbgrader's autograde and generate_feedback."""
+    with (folder / "log.txt").open("w", encoding="utf-8") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
     api = nbgrader(folder)
     for step in (api.autograde, api.generate_feedback):
         said = step(exercise, STUDENT)
-        print(said.get("log", ""), said.get("error", ""))
+        print(said.get("log", ""), said.get("error", ""), flush=True)
         if not said["success"]:
-            return 1
-    return 0
+            sys.exit(1)
 
 
-def grade_all(files: list[Path]) -> list[Graded]:
+def kill_tree(pid: int) -> None:
+    """A process and the kernels that it started."""
+    process = psutil.Process(pid)
+    for one in [*process.children(recursive=True), process]:
+        one.kill()
+
+
+def grade_all(files: list[Path], out: Path) -> list[Graded]:
     """In the order of the files; as many at once as there are cores."""
     all_graded = [identify(path) for path in files]
     to_run = [graded for graded in all_graded if graded.exercise and look_at(graded)]
-    courses = {exercise: course(exercise) for exercise in sorted({graded.exercise for graded in to_run})}
+    exercises = sorted({graded.exercise for graded in to_run})
+    courses = {exercise: course(out / "courses" / exercise, exercise) for exercise in exercises}
+
+    def run(graded: Graded) -> Graded:
+        folder = shutil.copytree(courses[graded.exercise], out / "courses" / graded.file.stem)
+        grade(graded, folder)
+        page = folder / "feedback" / STUDENT / graded.exercise / f"{graded.exercise}.html"
+        if page.exists():
+            shutil.copy(page, out / "feedback" / f"{graded.file.stem}.html")
+        return graded
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, graded in enumerate(pool.map(lambda one: grade(one, courses[one.exercise]), to_run), start=1):
-            print(
-                f"[{number}/{len(to_run)}] {graded.file.name}: {graded.row()['points']:g} of {graded.of:g}", flush=True
-            )
+        for number, graded in enumerate(pool.map(run, to_run), start=1):
+            points = sum(graded.points.values())
+            print(f"[{number}/{len(to_run)}] {graded.file.name}: {points:g} of {graded.of:g}", flush=True)
     return all_graded
 
 
-def write(all_graded: list[Graded]) -> None:
+def write(all_graded: list[Graded], out: Path) -> None:
     """The table, and a page for whatever nbgrader made none for."""
     names = dict.fromkeys(name for graded in all_graded for name in graded.points)
-    with (OUT / "grades.csv").open("w", newline="", encoding="utf-8") as file:
+    with (out / "grades.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, ["file", "name", "exercise", "points", "of", "remark", *names])
         table.writeheader()
         table.writerows(graded.row() for graded in all_graded)
     for graded in all_graded:
-        page = OUT / "feedback" / f"{graded.file.stem}.html"
+        page = out / "feedback" / f"{graded.file.stem}.html"
         if not page.exists():
             page.write_text(PAGE.format(escape(graded.file.name), escape(" ".join(graded.remarks))), encoding="utf-8")
 
@@ -193,23 +193,22 @@ def write(all_graded: list[Graded]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="holds the files that were handed in")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=Path("build/grades"), help="build/grades by default")
     options = parser.parse_args()
-    if options.one:
-        return grade_here(Path(options.one[0]), options.one[1])
     if options.folder is None:
         sys.exit("Say which folder: make grade SUBMISSIONS=folder, with files such as ada_02_train.ipynb in it.")
     files = sorted(path for path in options.folder.glob("*") if path.is_file() and not path.name.startswith("."))
     if not files:
         sys.exit(f"There are no files in {options.folder}. Expected: notebooks such as ada_02_train.ipynb.")
-    shutil.rmtree(OUT, ignore_errors=True)
-    (OUT / "feedback").mkdir(parents=True)
-    all_graded = grade_all(files)
-    write(all_graded)
+    for made in ("courses", "feedback"):
+        shutil.rmtree(options.out / made, ignore_errors=True)
+        (options.out / made).mkdir(parents=True)
+    all_graded = grade_all(files, options.out.resolve())
+    write(all_graded, options.out)
     for graded in all_graded:
         if graded.remarks:
             print(f"{graded.file.name}: {' '.join(graded.remarks)}")
-    print("The points are in build/grades/grades.csv, a page for each submission in build/grades/feedback/.")
+    print(f"The points are in {options.out}/grades.csv, a page for each submission in {options.out}/feedback/.")
     return 0
 
 
