@@ -49,7 +49,7 @@ def byte_map(file: Report) -> Moving:
     rows = []
     for number, (start, end, record, owner) in enumerate(spans[:MAX_PIECES], start=1):
         data = f"{record.offset:,} – {record.offset + record.stored - 1:,}" if record and record.stored else "–"
-        name = printable(record.name, 60) if record else "the end of the file"
+        name = _name(file.contents, record) if record else "the end of the file"
         told = (", ".join(tensors[id(record)]) or "–", refers.get(id(record), "–"))
         rows.append((f"{number}", f"{start:,} – {end - 1:,}", f"{end - start:,}", name, owner, data, *told))
     head = ("range", "bytes", "how many", "name", "owner", "its data", "tensor", "named in the pickle")
@@ -99,6 +99,11 @@ def _start(record: Record) -> int:
     return record.header if isinstance(record, Member) else record.offset
 
 
+def _name(contents: Contents, record: Record) -> str:
+    """Without the folder that all members of a zip are in."""
+    return printable(record.name.removeprefix(contents.archive.root if contents.archive else ""), 60)
+
+
 def _tensors(file: Report) -> dict[int, list[str]]:
     """`id` of a piece → the names of the tensors in it, the first three."""
     names: dict[int, list[str]] = defaultdict(list)
@@ -115,7 +120,7 @@ def _refers(contents: Contents) -> dict[int, str]:
         at = pickled.references(pickle.view(), lambda pid: _storage(pid, contents.storages))
         for storage in contents.storages.values():
             if id(storage) in at:
-                place = f"byte {at[id(storage)]:,} of {printable(pickle.name, 60)}: BINPERSID"
+                place = f"byte {at[id(storage)]:,} of {_name(contents, pickle)}: BINPERSID"
                 found[id(storage.record)] = f"{place} '{printable(storage.key, 20)}'"
     return found
 

@@ -45,11 +45,11 @@ def test_the_ranges_of_every_kind_of_file_go_from_its_first_byte_to_its_last(zoo
 def test_a_range_says_whose_it_is_and_where_the_pickle_names_it() -> None:
     data = saved({"epoch": 1, "state_dict": {"w": torch.ones(2, 3)}})
     rows = {row[3]: row for row in table(byte_map(inspect(data)))}
-    _, _, _, _, owner, where, tensor, named = rows["archive/data/0"]
+    _, _, _, _, owner, where, tensor, named = rows["data/0"]
     assert (owner, tensor) == ("weights", "state_dict.w [2, 3]")
     first, last = (int(number) for number in where.split(" – "))
     assert data[first : last + 1] == torch.ones(2, 3).numpy().tobytes()
-    at = int(re.search(r"byte (\d+) of archive/data.pkl: BINPERSID '0'", named)[1])
+    at = int(re.search(r"byte (\d+) of data.pkl: BINPERSID '0'", named)[1])
     assert zipfile.ZipFile(BytesIO(data)).read("archive/data.pkl")[at : at + 1] == b"Q"
 
 
