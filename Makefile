@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data lab course student grade test lint unit lessons store bench-quality bench-checkpoint bench-speed bench-chaos clean
+.PHONY: help setup data lab course student stick grade test lint unit lessons store bench-quality bench-checkpoint bench-speed bench-chaos clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 26
@@ -42,6 +42,9 @@ course: data  ## run every lesson without a screen, into build/course/
 
 student: $(READY)  ## the course to hand out: no outputs, no solutions, into build/student/ and a zip
 	@$(BIN)/python scripts/student.py
+
+stick: $(READY)  ## wheels, films and notebooks for laptops without a network: make stick STICK=folder
+	@$(BIN)/python scripts/stick.py $(if $(STICK),"$(STICK)")
 
 grade: data  ## grade what was handed in: make grade SUBMISSIONS=folder
 	@$(BIN)/python scripts/grade.py $(if $(SUBMISSIONS),"$(SUBMISSIONS)")

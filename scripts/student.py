@@ -51,8 +51,8 @@ def without_solutions(path: Path) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
-def main() -> None:
-    out = ROOT / "build" / "student"
+def write_student(out: Path) -> None:
+    """The course to hand out, in a new folder `out`."""
     shutil.rmtree(out, ignore_errors=True)
     for path in sources():
         target = out / "notebooks" / path
@@ -61,6 +61,11 @@ def main() -> None:
     for name in BESIDE:
         (out / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, out / name)
+
+
+def main() -> None:
+    out = ROOT / "build" / "student"
+    write_student(out)
     shutil.make_archive(str(out), "zip", out.parent, out.name)
     print(f"{len(sources())} notebooks in build/student/, and build/student.zip to hand out.")
 
