@@ -103,8 +103,13 @@ NO_MODULE_OF_ITS_OWN = {
     "cli/train": "a command, of cli/recommender.py",
     "architecture": "the rooms themselves",
     "course": "the lessons",
+    "exercises": "the exercises of notebooks/",
+    "grade": "`make grade`, scripts/grade.py",
     "jupyterlab": "the lessons in a browser",
+    "lab": "`make lab`, scripts/lab.py",
+    "predictions": "the predictions of the lessons",
     "project": "what is around the package: dependencies, links, pages",
+    "student": "`make student`, scripts/student.py",
     "several_processes": "`fit` where two processes train: loaders, models, callbacks together",
 }
 """Test files that stand for no single module, each with the reason."""
