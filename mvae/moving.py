@@ -16,7 +16,8 @@ _STYLE = """
 .mvae-moving svg{display:block;width:100%;max-width:760px;height:auto;color:inherit}
 .mvae-moving svg text{fill:currentColor;font:11px sans-serif}
 .mvae-moving table{border-collapse:collapse;margin:.3em 0;font:12px/1.5 ui-monospace,Menlo,Consolas,monospace}
-.mvae-moving table :is(th,td){border:0;border-bottom:1px solid #8886;padding:.1em .8em .1em 0;text-align:left}
+.mvae-moving table :is(th,td){border:0;border-bottom:1px solid #8886;padding:.1em .8em .1em 0}
+.mvae-moving table :is(th,td){text-align:left!important}  /* JupyterLab aligns to the right */
 .mvae-moving table :is(th,td){white-space:nowrap;vertical-align:top;max-width:none;color:inherit}
 .mvae-moving table tr.on :is(th,td){font-weight:bold;border-bottom:2px solid currentColor}
 .mvae-moving .box{display:inline-block;border:1px solid currentColor;border-radius:3px;padding:0 .4em}

@@ -16,7 +16,6 @@ _BITS_STYLE = """
 .mvae-bit-flip .mvae-bits .on{outline:3px solid currentColor;font-weight:bold}
 """
 _FILES_STYLE = ".mvae-kept-files tr.later{opacity:.4}"
-_BETA_STYLE = ".mvae-beta polyline{fill:none;stroke:currentColor}"
 
 
 def bit_flip(value: float) -> Moving:
@@ -93,28 +92,29 @@ def beta_sliders(settings: Mapping[str, tuple[float, int, int]], epochs: int) ->
         epochs: how far to draw.
     """
     top = max(1.0, *(most for most, _, _ in settings.values()))
-    rows, lines = [], ""
+    rows, lines, numbers = [], "", ""
     for number, (label, (most, anneal, each)) in enumerate(settings.items(), start=1):
         end = most * min(1, epochs * each / anneal)
         row = (f"{number}", label, f"{most:g}", f"{anneal:,}", f"{each:,}", f"{anneal // each:,}", f"{end:.3f}")
         rows.append(row)
         points = _ramp(most, anneal, each, epochs, top)
         lines += f'<polyline points="{points}" stroke-dasharray="{2 * number} 4"/>'
-        lines += f'<text x="626" y="{174 - 150 * end / top:.1f}">{number}</text>'
+        numbers += f'<text x="626" y="{174 - 150 * end / top:.1f}">{number}</text>'
     start = next(iter(settings.values()))
     picture = (
-        f'<div class="mvae-controls"></div><svg viewBox="0 0 640 200" role="img" aria-label="β against the epoch: a '
-        f'straight line up from 0, then flat"><path d="M40 12V170H620" fill="none" stroke="currentColor"/>{lines}'
+        '<div class="mvae-controls"></div><svg viewBox="0 0 640 200" fill="none" stroke="currentColor" role="img" '
+        f'aria-label="β against the epoch: a straight line up from 0, then flat"><path d="M40 12V170H620"/>{lines}'
         f'<polyline class="live" points="{_ramp(*start, epochs, top)}" stroke-width="3"/>'
-        f'<text x="4" y="24">β = {top:g}</text><text x="28" y="174">0</text><text x="36" y="188">epoch 0</text>'
-        f'<text x="560" y="188">epoch {epochs:,}</text></svg>'
+        f'<g fill="currentColor" stroke="none" font-size="11">{numbers}<text x="4" y="24">β = {top:g}</text>'
+        '<text x="28" y="174">0</text><text x="36" y="188">epoch 0</text>'
+        f'<text x="560" y="188">epoch {epochs:,}</text></g></svg>'
     )
     head = ("line", "settings", "β_max", "annealing steps", "steps an epoch", "β full in epoch", f"β, epoch {epochs:,}")
     highest = [max(part) for part in zip(*settings.values(), strict=True)]
     script = (
         f"const epochs = {epochs}, top = {top}, highest = {json.dumps(highest)}, start = {json.dumps(start)};{_BETA}"
     )
-    return Moving("beta", "β against the epoch, for your settings", picture + table(head, rows), script, _BETA_STYLE)
+    return Moving("beta", "β against the epoch, for your settings", picture + table(head, rows), script)
 
 
 def _ramp(most: float, anneal: int, each: int, epochs: int, top: float) -> str:

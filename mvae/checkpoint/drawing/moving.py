@@ -23,10 +23,8 @@ _BOOKMARKS = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _FILLS = (0.85, 0.5, 0.2, 0)
 _MAP_STYLE = """
-.mvae-byte-map svg text{font-size:16px;text-anchor:middle}
-.mvae-byte-map rect{fill:currentColor;stroke:currentColor}
-.mvae-byte-map rect.all{fill-opacity:0;stroke-opacity:0}
-.mvae-byte-map .on rect.all{fill-opacity:.15;stroke-opacity:1;stroke-width:2}
+.mvae-byte-map svg text{font-size:16px}
+.mvae-byte-map .on .all{fill:currentColor;fill-opacity:.15;stroke:currentColor;stroke-width:2}
 """
 
 
@@ -139,13 +137,13 @@ def _columns(spans: list[_Span], letters: dict[str, str]) -> str:
         fill = _FILLS[min(_LETTERS.find(letter) % 26, len(_FILLS) - 1)]
         text = f'<text x="{x + width / 2:.1f}" y="114">{letter}</text>' if len(spans) < 70 else ""
         drawn += (
-            f'<g data-row="{row}"><rect class="all" x="{x:.1f}" y="2" width="{width:.1f}" height="116"/><rect '
-            f'x="{x + 1:.1f}" y="{100 - high:.1f}" width="{max(1, width - 2):.1f}" height="{high:.1f}" '
-            f'fill-opacity="{fill}"/>{text}</g>'
+            f'<g data-row="{row}"><rect class="all" x="{x:.1f}" y="2" width="{width:.1f}" height="116" fill="none" '
+            f'pointer-events="all"/><rect x="{x + 1:.1f}" y="{100 - high:.1f}" width="{max(1, width - 2):.1f}" '
+            f'height="{high:.1f}" stroke="currentColor" fill-opacity="{fill}"/>{text}</g>'
         )
     legend = " · ".join(f"{letter} {escape(owner)}" for owner, letter in letters.items())
     return (
-        '<svg viewBox="0 0 1000 120" role="img" aria-label="A column for each range of the file, in its order; high '
-        f'ones are large, on a scale of powers">{drawn}</svg><p>{legend}. A column twice as high is not twice as '
-        "large: the scale is logarithmic.</p>"
+        '<svg viewBox="0 0 1000 120" fill="currentColor" text-anchor="middle" role="img" aria-label="A column for each '
+        f'range of the file, in its order; high ones are large, on a scale of powers">{drawn}</svg><p>{legend}. A '
+        "column twice as high is not twice as large: the scale is logarithmic.</p>"
     )
