@@ -27,8 +27,9 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt -e '.[teach,grade,test]' || { \
 	  echo "pip could not install the packages; its own words are above. To try again: make setup"; exit 1; }
-	@# nbgrader is used from the command line: its buttons stay out of a learner's JupyterLab.
-	@rm -rf $(VENV)/etc/jupyter/jupyter_server_config.d/nbgrader.json $(VENV)/share/jupyter/labextensions/@jupyter/nbgrader
+	@# nbgrader and the Notebook it needs work from the command line here: their buttons stay out of a learner's JupyterLab.
+	@cd $(VENV)/etc/jupyter/jupyter_server_config.d && rm -f nbgrader.json notebook.json
+	@cd $(VENV)/share/jupyter/labextensions && rm -rf @jupyter/nbgrader @jupyter-notebook
 	@touch $(READY)
 
 data: $(READY)

@@ -17,6 +17,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")), ROOT / "notebooks/claims.ipynb"]
 QUESTION = "Predict before you run"
+#: What is printed first. JupyterLab shows the first line of a folded output, so it must not be the answer.
+FIRST = "Compare with your prediction:"
 #: In an alternative text of a cell that answers: a number, or a word that compares.
 GIVES_AWAY = re.compile(r"\d|\b(same|equal|more|less|higher|lower|larger|smaller|better|worse|best|worst)\b")
 
@@ -49,6 +51,9 @@ def answer_problems(cell: dict, source: str, tagged: bool) -> list[str]:
         found.append("no tag predict")
     if cell["metadata"].get("jupyter", {}).get("outputs_hidden") is not True:
         found.append("the stored output stands open")
+    shown = cell["outputs"][0].get("text", [""]) if cell["outputs"] else [""]
+    if not "".join(shown).startswith(FIRST + "\n"):
+        found.append("the first line of its output is shown though it is folded")
     if re.search(r"\bassert\b", source):
         found.append("an assert gives the answer away")
     found += [f"an alternative text gives the answer away: {text}" for text in texts(source) if GIVES_AWAY.search(text)]
@@ -84,8 +89,9 @@ def markdown(text: str) -> dict:
     return {"cell_type": "markdown", "metadata": {}, "source": [text]}
 
 
-def code(text: str, metadata: dict) -> dict:
-    return {"cell_type": "code", "metadata": metadata, "source": [text], "outputs": []}
+def code(text: str, metadata: dict, *printed: str) -> dict:
+    outputs = [{"output_type": "stream", "name": "stdout", "text": list(printed)}] if printed else []
+    return {"cell_type": "code", "metadata": metadata, "source": [text], "outputs": outputs}
 
 
 GOOD = {
@@ -93,7 +99,7 @@ GOOD = {
         markdown("# A title"),
         code("x = 6\nassert x == 6", {}),
         markdown("**Predict before you run.** What is six times seven?"),
-        code("print(x * 7)", {"tags": ["predict"], "jupyter": {"outputs_hidden": True}}),
+        code("print(x * 7)", {"tags": ["predict"], "jupyter": {"outputs_hidden": True}}, f"{FIRST}\n", "42\n"),
         markdown("<details><summary>Answer</summary>\n\n42.\n\n</details>"),
         code("assert x * 7 == 42", {}),
     ]
@@ -110,6 +116,8 @@ def test_a_made_up_good_notebook_has_no_problems() -> None:
         (lambda cells: cells[3]["metadata"].update(tags=[]), "cell 3: no tag predict"),
         (lambda cells: cells[3]["metadata"].pop("jupyter"), "cell 3: the stored output stands open"),
         (lambda cells: cells[3]["metadata"].update(jupyter={"outputs_hidden": False}), "stands open"),
+        (lambda cells: cells[3]["outputs"][0].update(text=["42\n"]), "cell 3: the first line of its output"),
+        (lambda cells: cells[3].update(outputs=[]), "cell 3: the first line of its output"),
         (lambda cells: cells[3].update(source=["assert x * 7 == 42"]), "cell 3: an assert"),
         (lambda cells: cells[3].update(source=["%time x\n", "alt = 'a bar of 42'"]), "an alternative text"),
         (lambda cells: cells[3].update(source=["plots.show(fig, 'a bar that is higher')"]), "an alternative text"),
