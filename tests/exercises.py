@@ -64,7 +64,9 @@ def graded(
             try:
                 exec(compile(source, f"{exercise}:{cell.id}", "exec"), names)
                 error = None
-            except Exception as caught:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as caught:  # torch's CheckpointException is no Exception
                 error = caught
             if question:
                 raised[question.removesuffix("-test")] = error
