@@ -22,11 +22,13 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
 	  echo "Say which one to use: make PYTHON=python3.12 lab"; exit 2; }
-	@echo "Making the environment in $(VENV): a few minutes, once. pip says what it does; its last step is silent for a minute."
+	@echo "Making the environment in $(VENV): a few minutes, once. pip says what it does; some of its steps are silent for a while."
 	@rm -f $(READY)
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt -e '.[teach,grade,test]' || { \
 	  echo "pip could not install the packages; its own words are above. To try again: make setup"; exit 1; }
+	@echo "Compiling …"  # on all cores, which pip does not; some packages hold files for other Pythons
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@# nbgrader and the Notebook it needs work from the command line here: their buttons stay out of a learner's JupyterLab.
 	@cd $(VENV)/etc/jupyter/jupyter_server_config.d && rm -f nbgrader.json notebook.json
 	@cd $(VENV)/share/jupyter/labextensions && rm -rf @jupyter/nbgrader @jupyter-notebook

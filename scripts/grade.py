@@ -1,6 +1,6 @@
 """Grade a folder of exercises that were handed in, each called `name_exercise.ipynb`: `ada_02_train.ipynb`.
 
-    python scripts/grade.py FOLDER     points in build/grades/grades.csv, a page for each in build/grades/feedback/
+    python scripts/grade.py handed-in     points in build/grades/handed-in/grades.csv, pages in feedback/ beside it
 
 nbgrader runs and grades them, each in processes of its own, in a folder of its own and with a time limit. What runs is
 the learners' code, with your rights: TEACHING.md says what that means, and how to grade in a container.
@@ -12,6 +12,7 @@ import argparse
 import csv
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +28,12 @@ from student import EXERCISES, without_solutions
 from traitlets.config import Config
 
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # nbgrader starts alembic
-CELL_SECONDS = 15  # the slowest cell of an exercise takes two
-SUBMISSION_SECONDS = 90
+CELL_SECONDS = 20  # the slowest cell of an exercise takes two
+SUBMISSION_SECONDS = 180
 #: New processes are copies of one that has imported all this already, where the system can do that.
 PROCESSES = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
+#: What browsers and JupyterLab append to the name of a second copy.
+COPY = re.compile(r" ?\(\d+\)$|-Copy\d+$")
 STUDENT = "submission"  # nbgrader's name for whoever handed in: a folder holds one submission
 PAGE = '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{0}</title><h1>{0}</h1><p>{1}</p></html>\n'
 
@@ -60,12 +63,13 @@ def questions(notebook: nbformat.NotebookNode) -> dict[str, nbformat.NotebookNod
 
 def identify(path: Path) -> Graded:
     """Whose it is and which exercise, by the file's name; without any if the name does not say."""
+    stem = COPY.sub("", path.stem)
     for exercise in EXERCISES:
-        if path.stem.endswith(f"_{exercise}"):
+        if stem.endswith(f"_{exercise}"):
             of = sum(cell.metadata.nbgrader.points for cell in questions(master(exercise)).values())
-            return Graded(path, path.stem.removesuffix(f"_{exercise}"), exercise, of=of)
-    names = ", ".join(f"name_{exercise}.ipynb" for exercise in EXERCISES)
-    return Graded(path, remarks=[f"Not graded: the name of the file is none of {names}."])
+            return Graded(path, stem.removesuffix(f"_{exercise}"), exercise, of=of)
+    remark = "Not graded: the name of the file says no exercise. Rename it: name_02_train.ipynb, for example."
+    return Graded(path, remarks=[remark])
 
 
 def master(exercise: str) -> nbformat.NotebookNode:
@@ -128,11 +132,25 @@ def grade(graded: Graded, folder: Path) -> None:
         kill_tree(process.pid)
         process.join()
     elif process.exitcode:
-        graded.remarks.append(f"Not run to its end: its kernel died, or nbgrader gave up. See {folder.name}/log.txt.")
+        log = f"courses/{folder.name}/log.txt"
+        graded.remarks.append(f"Not run to its end: its kernel died, or nbgrader gave up. See {log}.")
+    elif stopped := interrupted(folder / "autograded" / STUDENT / graded.exercise / f"{graded.exercise}.ipynb"):
+        graded.remarks.append(f"Interrupted after {CELL_SECONDS} seconds: {', '.join(stopped)}.")
     with Gradebook(f"sqlite:///{folder}/gradebook.db") as book:
         for submission in book.assignment_submissions(graded.exercise):
             [notebook] = submission.notebooks
             graded.points = {one.name.removesuffix("-test"): one.score for one in notebook.grades}
+
+
+def interrupted(path: Path) -> list[str]:
+    """The cells of a graded notebook that did not end by themselves."""
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    ends = ("KeyboardInterrupt", "CellTimeoutError")
+    return [
+        cell.metadata.get("nbgrader", {}).get("grade_id", "a cell without a name").removesuffix("-test")
+        for cell in cells
+        if any(output.get("ename") in ends for output in cell.outputs)
+    ]
 
 
 def autograde(folder: Path, exercise: str) -> None:
@@ -170,6 +188,7 @@ def grade_all(files: list[Path], out: Path) -> list[Graded]:
             shutil.copy(page, out / "feedback" / f"{graded.file.stem}.html")
         return graded
 
+    print(f"Grading {len(to_run)} of {len(files)} files, {os.cpu_count()} at a time …", flush=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, graded in enumerate(pool.map(run, to_run), start=1):
             points = sum(graded.points.values())
@@ -193,22 +212,25 @@ def write(all_graded: list[Graded], out: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="holds the files that were handed in")
-    parser.add_argument("--out", type=Path, default=Path("build/grades"), help="build/grades by default")
+    parser.add_argument("--out", type=Path, help="build/grades/ and the name of the folder by default")
     options = parser.parse_args()
     if options.folder is None:
         sys.exit("Say which folder: make grade SUBMISSIONS=folder, with files such as ada_02_train.ipynb in it.")
     files = sorted(path for path in options.folder.glob("*") if path.is_file() and not path.name.startswith("."))
     if not files:
         sys.exit(f"There are no files in {options.folder}. Expected: notebooks such as ada_02_train.ipynb.")
+    if below := [path.name for path in options.folder.glob("*") if path.is_dir()]:
+        print(f"Folders in {options.folder} are not looked into: {', '.join(below)}.")
+    out = options.out or Path("build/grades", options.folder.resolve().name)
     for made in ("courses", "feedback"):
-        shutil.rmtree(options.out / made, ignore_errors=True)
-        (options.out / made).mkdir(parents=True)
-    all_graded = grade_all(files, options.out.resolve())
-    write(all_graded, options.out)
+        shutil.rmtree(out / made, ignore_errors=True)
+        (out / made).mkdir(parents=True)
+    all_graded = grade_all(files, out.resolve())
+    write(all_graded, out)
     for graded in all_graded:
         if graded.remarks:
             print(f"{graded.file.name}: {' '.join(graded.remarks)}")
-    print(f"The points are in {options.out}/grades.csv, a page for each submission in {options.out}/feedback/.")
+    print(f"The points are in {out}/grades.csv, a page for each submission in {out}/feedback/.")
     return 0
 
 

@@ -23,15 +23,14 @@ from nbgrader.preprocessors import (
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 EXERCISES = {path.stem: path for path in sorted((NOTEBOOKS / "exercises").glob("*.ipynb"))}
-#: What the lessons link to, read or start.
-BESIDE = (
-    "docs/specimen.md",
-    "scripts/case_files.py",
-    "scripts/dying_run.py",
-    "scripts/several_processes.py",
-    "pyproject.toml",
-    "LICENSE",
-)
+#: All else that is handed out. With it `make lab` works in the unpacked folder, and lessons find what they start.
+BESIDE = [
+    ROOT / name for name in ("Makefile", "README.md", "LICENSE", "pyproject.toml", "constraints.txt", "environment.yml")
+]
+BESIDE += [
+    ROOT / "data" / "README.md",
+    *(path for part in ("docs", "mvae", "scripts") for path in (ROOT / part).rglob("*")),
+]
 
 
 def sources() -> list[Path]:
@@ -58,9 +57,10 @@ def write_student(out: Path) -> None:
         target = out / "notebooks" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(without_solutions(NOTEBOOKS / path), encoding="utf-8")
-    for name in BESIDE:
-        (out / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, out / name)
+    for path in BESIDE:
+        if path.is_file() and path.suffix != ".pyc":
+            (out / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, out / path.relative_to(ROOT))
 
 
 def main() -> None:
