@@ -28,10 +28,13 @@ from student import EXERCISES, without_solutions
 from traitlets.config import Config
 
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # nbgrader starts alembic
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several kernels share the cores
 CELL_SECONDS = 20  # the slowest cell of an exercise takes two
 SUBMISSION_SECONDS = 180
-#: New processes are copies of one that has imported all this already, where the system can do that.
+#: New processes are copies of one that has imported nbgrader already, where the system can do that.
 PROCESSES = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
+if os.name != "nt":
+    PROCESSES.set_forkserver_preload(["nbgrader.apps", "nbgrader.converters", "nbgrader.preprocessors"])
 #: What browsers and JupyterLab append to the name of a second copy.
 COPY = re.compile(r" ?\(\d+\)$|-Copy\d+$")
 STUDENT = "submission"  # nbgrader's name for whoever handed in: a folder holds one submission
@@ -174,7 +177,7 @@ def kill_tree(pid: int) -> None:
 
 
 def grade_all(files: list[Path], out: Path) -> list[Graded]:
-    """In the order of the files; as many at once as there are cores."""
+    """In the order of the files, several at once."""
     all_graded = [identify(path) for path in files]
     to_run = [graded for graded in all_graded if graded.exercise and look_at(graded)]
     exercises = sorted({graded.exercise for graded in to_run})
@@ -188,8 +191,9 @@ def grade_all(files: list[Path], out: Path) -> list[Graded]:
             shutil.copy(page, out / "feedback" / f"{graded.file.stem}.html")
         return graded
 
-    print(f"Grading {len(to_run)} of {len(files)} files, {os.cpu_count()} at a time …", flush=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    at_once = (os.cpu_count() or 1) + 1  # one of them waits for a kernel to start or to end
+    print(f"Grading {len(to_run)} of {len(files)} files, {at_once} at a time …", flush=True)
+    with ThreadPoolExecutor(at_once) as pool:
         for number, graded in enumerate(pool.map(run, to_run), start=1):
             points = sum(graded.points.values())
             print(f"[{number}/{len(to_run)}] {graded.file.name}: {points:g} of {graded.of:g}", flush=True)
