@@ -55,7 +55,7 @@ def main() -> None:
         print("Your copies were left as they are. To get a new one, rename yours and start again.")
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}"]
     # The address that is opened, or printed where there is no browser: the tour itself.
-    command += ["--LabApp.default_url=/lab/tree/work/00_tour.ipynb", *sys.argv[1:]]
+    command += [f"--LabApp.default_url=/lab/tree/{WORK.name}/00_tour.ipynb", *sys.argv[1:]]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # JupyterLab refuses root unless told; the token stays on
     os.chdir(ROOT)
